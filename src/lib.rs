@@ -1,0 +1,16 @@
+//! imgbuild turns a conda environment file into a layered OCI image and proves that it trains.
+//!
+//! The stages follow each other in one direction; see ARCHITECTURE.md:
+//! [`spec`] -> [`lock`] -> [`plan`] -> [`package`] -> [`layer`] -> [`image`] -> [`sink`], then
+//! [`probe`]. I/O lives at the edge: [`fetch`], [`store`], [`base`], [`docker`], and [`cli`].
+
+pub mod base;
+pub mod code;
+pub mod digest;
+pub mod docker;
+pub mod error;
+pub mod package;
+pub mod probe;
+pub mod report;
+pub mod spec;
+pub mod store;

@@ -1,0 +1,43 @@
+//! What a layer is made of: file entries as a stream.
+
+use std::io::Read;
+
+/// One path of a layer.
+///
+/// Paths are relative to the root of the image, `/`-separated, without `.`, `..` or a leading
+/// slash, as a tar stores them. Owner and group are root unless a field says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The path inside the image, as bytes (conda packages may hold names that are not UTF-8).
+    pub path: Vec<u8>,
+    /// What stands at the path.
+    pub kind: EntryKind,
+    /// Permission bits, `0o7777` at most.
+    pub mode: u32,
+    /// Modification time in seconds since the epoch.
+    pub mtime: u64,
+    /// Numeric owner and group.
+    pub owner: (u64, u64),
+}
+
+/// The kinds of entry that a layer holds; devices and sockets never.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file of that many bytes, which follow from a reader.
+    File(u64),
+    /// A symbolic link with its target, exactly as stored.
+    Symlink(Vec<u8>),
+    /// A hard link to a path of the same layer.
+    Hardlink(Vec<u8>),
+    /// A directory.
+    Directory,
+}
+
+/// Takes entries one after another; the content reader is empty for all but files.
+pub trait EntrySink {
+    /// Takes one entry and reads its content to the end.
+    ///
+    /// # Errors
+    /// When the content cannot be read or the entry cannot be written.
+    fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> std::io::Result<()>;
+}

@@ -1,0 +1,5 @@
+//! Package archives to entries.
+
+mod entry;
+
+pub use entry::{Entry, EntryKind, EntrySink};

@@ -1,0 +1,200 @@
+//! Blobs and package archives, by digest.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use tempfile::NamedTempFile;
+
+use super::Store;
+use crate::{
+    digest::{Digest, Hashing},
+    error::{Error, Result},
+};
+
+impl Store {
+    /// Where a blob lies, or would lie.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root().join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Where a package archive lies, or would lie.
+    pub fn package_path(&self, digest: &Digest) -> PathBuf {
+        self.root().join("packages").join(digest.hex())
+    }
+
+    /// Whether the blob is here with this size; a file of another size does not count.
+    pub fn has_blob(&self, digest: &Digest, size: u64) -> bool {
+        fs::metadata(self.blob_path(digest)).is_ok_and(|meta| meta.len() == size)
+    }
+
+    /// Opens a blob for reading.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+        let path = self.blob_path(digest);
+        File::open(&path).map_err(|e| Error::io("open", &path, e))
+    }
+
+    /// Reads a small blob (a config or a manifest) and checks its digest.
+    ///
+    /// # Errors
+    /// When it is not here, or its bytes are not those of the digest.
+    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.blob_path(digest);
+        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        if Digest::of(&bytes) != *digest {
+            return Err(Error::environment(format!("blob {digest} is damaged"))
+                .at(path.display())
+                .hint("delete that file and run the command again"));
+        }
+        Ok(bytes)
+    }
+
+    /// Stores bytes as a blob.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<(Digest, u64)> {
+        let digest = Digest::of(bytes);
+        let size = bytes.len() as u64;
+        if !self.has_blob(&digest, size) {
+            self.write_file(&self.blob_path(&digest), bytes)?;
+        }
+        Ok((digest, size))
+    }
+
+    /// A new temporary file that hashes what is written to it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn blob_writer(&self) -> Result<BlobWriter> {
+        let dir = self.tmp_dir();
+        let file = tempfile::Builder::new()
+            .prefix(&format!("{}-", std::process::id()))
+            .tempfile_in(&dir)
+            .map_err(|e| Error::io("write in", &dir, e))?;
+        Ok(BlobWriter {
+            out: Hashing::new(file),
+            store: self.clone(),
+        })
+    }
+}
+
+/// A blob being written. Dropped unfinished, it leaves nothing.
+pub struct BlobWriter {
+    out: Hashing<NamedTempFile>,
+    store: Store,
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.out.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl BlobWriter {
+    /// Makes the file a blob under its digest; returns digest and size in bytes.
+    ///
+    /// # Errors
+    /// When it cannot be synced or renamed.
+    pub fn finish(self) -> Result<(Digest, u64)> {
+        let store = self.store.clone();
+        let (file, digest, size) = self.out.finish();
+        persist(file, &store.blob_path(&digest))?;
+        Ok((digest, size))
+    }
+
+    /// As [`BlobWriter::finish`], but only if the bytes are those expected. Otherwise nothing is
+    /// kept and the digest and size that were found are returned as `Err` of the inner result.
+    ///
+    /// # Errors
+    /// When it cannot be synced or renamed.
+    pub fn finish_expecting(
+        self,
+        expected: &Digest,
+        place: impl FnOnce(&Store) -> PathBuf,
+    ) -> Result<std::result::Result<u64, (Digest, u64)>> {
+        let store = self.store.clone();
+        let (file, digest, size) = self.out.finish();
+        if digest != *expected {
+            return Ok(Err((digest, size)));
+        }
+        persist(file, &place(&store))?;
+        Ok(Ok(size))
+    }
+
+    pub(super) fn finish_at(self, path: &Path) -> Result<()> {
+        let (file, _, _) = self.out.finish();
+        persist(file, path)
+    }
+}
+
+fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
+    let named = |e| Error::io("write", path, e);
+    file.as_file().sync_all().map_err(named)?;
+    // Blobs are world-readable, as a registry's or a shared cache's are; tempfile makes 0600.
+    set_mode(file.as_file()).map_err(named)?;
+    file.persist(path).map_err(|e| named(e.error))?;
+    Ok(())
+}
+
+fn set_mode(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_is_there_only_when_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut writer = store.blob_writer().unwrap();
+        writer.write_all(b"half").unwrap();
+        drop(writer);
+        assert_eq!(fs::read_dir(store.tmp_dir()).unwrap().count(), 0);
+
+        let (digest, size) = store.put_blob(b"whole").unwrap();
+        assert!(store.has_blob(&digest, size));
+        assert!(!store.has_blob(&digest, size + 1));
+        assert_eq!(store.read_blob(&digest).unwrap(), b"whole");
+        fs::write(store.blob_path(&digest), b"other").unwrap();
+        assert!(store.read_blob(&digest).is_err());
+    }
+
+    #[test]
+    fn the_wrong_bytes_are_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut writer = store.blob_writer().unwrap();
+        writer.write_all(b"evil").unwrap();
+        let good = Digest::of(b"good");
+        let found = writer
+            .finish_expecting(&good, |store| store.package_path(&good))
+            .unwrap();
+        assert_eq!(found, Err((Digest::of(b"evil"), 4)));
+        assert!(!store.package_path(&good).exists());
+    }
+
+    #[test]
+    fn dead_writers_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let dead = store.tmp_dir().join("999999999-abc");
+        let mine = store.tmp_dir().join(format!("{}-abc", std::process::id()));
+        fs::write(&dead, b"").unwrap();
+        fs::write(&mine, b"").unwrap();
+        Store::open(dir.path()).unwrap();
+        assert!(!dead.exists() && mine.exists());
+    }
+}

@@ -1,0 +1,107 @@
+//! Small JSON records: built layers by key, surveys, and images by name.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::Store;
+use crate::{
+    digest::{DiffId, Digest},
+    error::{Error, Result},
+};
+
+/// A layer that exists as a blob in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuiltLayer {
+    /// The sha256 of the uncompressed tar.
+    pub diff_id: DiffId,
+    /// The sha256 of the blob.
+    pub digest: Digest,
+    /// The size of the blob in bytes.
+    pub size: u64,
+    /// The size of the uncompressed tar in bytes.
+    pub unpacked: u64,
+    /// The OCI media type of the blob.
+    pub media_type: String,
+}
+
+/// An image in the store: its manifest, by the name the user gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredImage {
+    /// The full reference, tag included.
+    pub reference: String,
+    /// The digest of the manifest.
+    pub manifest: Digest,
+    /// The size of the manifest in bytes.
+    pub size: u64,
+}
+
+impl Store {
+    /// The layer built for a key, if its blob is still here.
+    pub fn built_layer(&self, key: &Digest) -> Option<BuiltLayer> {
+        let layer: BuiltLayer = read_json(&self.layer_record(key))?;
+        self.has_blob(&layer.digest, layer.size).then_some(layer)
+    }
+
+    /// Records which layer a key stands for.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn put_built_layer(&self, key: &Digest, layer: &BuiltLayer) -> Result<()> {
+        self.write_json(&self.layer_record(key), layer)
+    }
+
+    /// A survey kept under its key.
+    pub fn survey<T: DeserializeOwned>(&self, key: &Digest) -> Option<T> {
+        read_json(&self.survey_record(key))
+    }
+
+    /// Keeps a survey.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn put_survey<T: Serialize>(&self, key: &Digest, survey: &T) -> Result<()> {
+        self.write_json(&self.survey_record(key), survey)
+    }
+
+    /// Names an image. Its blobs must be in the store already.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn put_image(&self, image: &StoredImage) -> Result<()> {
+        self.write_json(&self.image_record(&image.reference), image)
+    }
+
+    /// The image of that full reference.
+    pub fn image(&self, reference: &str) -> Option<StoredImage> {
+        read_json(&self.image_record(reference))
+    }
+
+    fn layer_record(&self, key: &Digest) -> PathBuf {
+        self.root().join("layers").join(key.hex() + ".json")
+    }
+
+    fn survey_record(&self, key: &Digest) -> PathBuf {
+        self.root().join("surveys").join(key.hex() + ".json")
+    }
+
+    fn image_record(&self, reference: &str) -> PathBuf {
+        // A reference holds '/' and ':'; its digest is a safe file name, the record says the rest.
+        let name = Digest::of(reference.as_bytes()).hex();
+        self.root().join("images").join(name + ".json")
+    }
+
+    fn write_json(&self, path: &std::path::Path, value: &impl Serialize) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(value)
+            .map_err(|e| Error::new(crate::error::Exit::Internal, "cannot write JSON").why(e))?;
+        self.write_file(path, &bytes)
+    }
+}
+
+/// A record that is missing or unreadable is one that was never written: it is made again.
+fn read_json<T: DeserializeOwned>(path: &std::path::Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Annotations and labels, in the order that makes their bytes deterministic.
+pub type Annotations = BTreeMap<String, String>;
