@@ -9,6 +9,7 @@ pub mod code;
 pub mod digest;
 pub mod docker;
 pub mod error;
+pub mod layer;
 pub mod package;
 pub mod probe;
 pub mod report;

@@ -71,8 +71,10 @@ impl Store {
         directories::BaseDirs::new()
             .map(|dirs| dirs.cache_dir().join("imgbuild"))
             .ok_or_else(|| {
-                Error::environment("no folder for the cache: neither HOME nor XDG_CACHE_HOME is set")
-                    .hint("set IMGBUILD_CACHE_DIR")
+                Error::environment(
+                    "no folder for the cache: neither HOME nor XDG_CACHE_HOME is set",
+                )
+                .hint("set IMGBUILD_CACHE_DIR")
             })
     }
 

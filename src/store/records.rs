@@ -1,6 +1,6 @@
 //! Small JSON records: built layers by key, surveys, and images by name.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -102,6 +102,3 @@ impl Store {
 fn read_json<T: DeserializeOwned>(path: &std::path::Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
-
-/// Annotations and labels, in the order that makes their bytes deterministic.
-pub type Annotations = BTreeMap<String, String>;

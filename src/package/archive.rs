@@ -1,0 +1,230 @@
+//! The two archive formats of conda packages, read as streams.
+//!
+//! `.conda` is a zip holding `info-*.tar.zst` and `pkg-*.tar.zst`, stored uncompressed (conda
+//! package format 2); `.tar.bz2` is one tar with both. Nothing is ever unpacked by path.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufReader, Read},
+    path::{Path, PathBuf},
+};
+
+use rattler_conda_types::package::{
+    Files, HasPrefix, IndexJson, LinkJson, NoArchLinks, NoLink, PackageFile, PathType, PathsEntry,
+    PathsJson,
+};
+use rattler_conda_types::{NoArchType, package::EntryPoint};
+use rattler_package_streaming::{read::stream_tar_bz2, seek};
+
+use crate::error::chain;
+
+/// The format of a package archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveKind {
+    /// `.conda`
+    Conda,
+    /// `.tar.bz2`
+    TarBz2,
+}
+
+impl ArchiveKind {
+    /// The format that a file name or a URL's last segment says.
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        if name.ends_with(".conda") {
+            Some(Self::Conda)
+        } else if name.ends_with(".tar.bz2") {
+            Some(Self::TarBz2)
+        } else {
+            None
+        }
+    }
+}
+
+/// A package archive on disk.
+#[derive(Clone, Debug)]
+pub struct PackageArchive {
+    /// Where the archive lies.
+    pub path: PathBuf,
+    /// Its format.
+    pub kind: ArchiveKind,
+}
+
+/// Why an archive cannot be read as a conda package.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ArchiveError(pub String);
+
+impl From<io::Error> for ArchiveError {
+    fn from(e: io::Error) -> Self {
+        Self(chain(&e))
+    }
+}
+
+impl From<rattler_package_streaming::ExtractError> for ArchiveError {
+    fn from(e: rattler_package_streaming::ExtractError) -> Self {
+        Self(chain(&e))
+    }
+}
+
+/// What `info/` says about linking a package.
+#[derive(Clone, Debug)]
+pub struct PackageInfo {
+    /// How the package is tied to a platform and to Python.
+    pub noarch: NoArchType,
+    /// Every path of the package.
+    pub paths: Vec<PathsEntry>,
+    /// Commands to generate, for `noarch: python`.
+    pub entry_points: Vec<EntryPoint>,
+    /// Build time in seconds since the epoch, 0 when unknown.
+    pub built_at: u64,
+}
+
+type TarStream = tar::Archive<Box<dyn Read>>;
+
+impl PackageArchive {
+    /// Reads what linking needs from `info/`.
+    ///
+    /// # Errors
+    /// When the archive is damaged or lacks `info/index.json`.
+    pub fn info(&self) -> Result<PackageInfo, ArchiveError> {
+        let mut files = BTreeMap::new();
+        let mut archive = self.info_stream()?;
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let path = entry.path()?.into_owned();
+            let Some(name) = wanted_info(&path) else {
+                if self.kind == ArchiveKind::TarBz2 && info_suffices(&files) {
+                    break;
+                }
+                continue;
+            };
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            files.insert(name, bytes);
+        }
+        parse_info(&files)
+    }
+
+    /// Calls `each` with every entry of the package's content, `info/` left out, in archive order.
+    ///
+    /// # Errors
+    /// When the archive is damaged, or with the error of `each`.
+    pub fn for_each_content<E: From<ArchiveError>>(
+        &self,
+        mut each: impl FnMut(&Path, &mut tar::Entry<'_, Box<dyn Read>>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut archive = self.content_stream()?;
+        for entry in archive.entries().map_err(ArchiveError::from)? {
+            let mut entry = entry.map_err(ArchiveError::from)?;
+            let path = entry.path().map_err(ArchiveError::from)?.into_owned();
+            let path = path.strip_prefix(".").unwrap_or(&path);
+            if !path.starts_with("info") {
+                each(path, &mut entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Result<BufReader<File>, ArchiveError> {
+        Ok(BufReader::with_capacity(1 << 16, File::open(&self.path)?))
+    }
+
+    fn info_stream(&self) -> Result<TarStream, ArchiveError> {
+        match self.kind {
+            ArchiveKind::Conda => Ok(boxed(seek::stream_conda_info(self.open()?)?)),
+            ArchiveKind::TarBz2 => Ok(boxed(stream_tar_bz2(self.open()?))),
+        }
+    }
+
+    fn content_stream(&self) -> Result<TarStream, ArchiveError> {
+        match self.kind {
+            ArchiveKind::Conda => Ok(boxed(seek::stream_conda_content(self.open()?)?)),
+            ArchiveKind::TarBz2 => Ok(boxed(stream_tar_bz2(self.open()?))),
+        }
+    }
+}
+
+fn boxed(archive: tar::Archive<impl Read + 'static>) -> TarStream {
+    tar::Archive::new(Box::new(archive.into_inner()))
+}
+
+/// The name under `info/` of a file that linking needs.
+fn wanted_info(path: &Path) -> Option<&'static str> {
+    const WANTED: [&str; 6] = [
+        "index.json",
+        "paths.json",
+        "link.json",
+        "files",
+        "has_prefix",
+        "no_link",
+    ];
+    let path = path.strip_prefix(".").unwrap_or(path);
+    let name = path.strip_prefix("info").ok()?.to_str()?;
+    WANTED.into_iter().find(|wanted| *wanted == name)
+}
+
+/// Whether a `.tar.bz2` need not be decoded further: `link.json` matters to `noarch: python`
+/// only, and the older files only where there is no `paths.json`.
+fn info_suffices(files: &BTreeMap<&'static str, Vec<u8>>) -> bool {
+    let Some(Ok(index)) = files
+        .get("index.json")
+        .map(|bytes| IndexJson::from_slice(bytes))
+    else {
+        return false;
+    };
+    files.contains_key("paths.json")
+        && (!index.noarch.is_python() || files.contains_key("link.json"))
+}
+
+fn parse_info(files: &BTreeMap<&'static str, Vec<u8>>) -> Result<PackageInfo, ArchiveError> {
+    let index = files
+        .get("index.json")
+        .ok_or_else(|| ArchiveError("it holds no info/index.json".into()))?;
+    let index = IndexJson::from_slice(index).map_err(|e| named("info/index.json", &e))?;
+    let paths = match files.get("paths.json") {
+        Some(bytes) => PathsJson::from_slice(bytes).map_err(|e| named("info/paths.json", &e))?,
+        None => legacy_paths(files)?,
+    };
+    let link = files
+        .get("link.json")
+        .map(|bytes| LinkJson::from_slice(bytes).map_err(|e| named("info/link.json", &e)))
+        .transpose()?;
+    let entry_points = match link.map(|link| link.noarch) {
+        Some(NoArchLinks::Python(python)) => python.entry_points,
+        _ => Vec::new(),
+    };
+    Ok(PackageInfo {
+        noarch: index.noarch,
+        paths: paths.paths,
+        entry_points,
+        built_at: index.timestamp.map_or(0, |at| at.timestamp_millis() / 1000) as u64,
+    })
+}
+
+/// Packages from before `paths.json` (conda-build < 2) say the same in three text files. The
+/// path types are not among it; the tar entries tell them when the content is streamed.
+fn legacy_paths(files: &BTreeMap<&'static str, Vec<u8>>) -> Result<PathsJson, ArchiveError> {
+    fn parse<T: PackageFile>(
+        files: &BTreeMap<&'static str, Vec<u8>>,
+        name: &str,
+    ) -> Result<Option<T>, ArchiveError> {
+        files
+            .get(name)
+            .map(|bytes| T::from_slice(bytes).map_err(|e| named(name, &e)))
+            .transpose()
+    }
+    let list = parse::<Files>(files, "files")?
+        .ok_or_else(|| ArchiveError("it holds neither info/paths.json nor info/files".into()))?;
+    PathsJson::from_deprecated(
+        list,
+        parse::<HasPrefix>(files, "has_prefix")?,
+        parse::<NoLink>(files, "no_link")?,
+        None,
+        |_| Ok(PathType::HardLink),
+    )
+}
+
+fn named(what: &str, error: &dyn std::error::Error) -> ArchiveError {
+    ArchiveError(format!("{what} cannot be read: {}", chain(error)))
+}

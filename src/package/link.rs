@@ -1,0 +1,557 @@
+//! Linking: one package archive to the entries it puts under a prefix.
+//!
+//! This does what conda's linking step means (conda docs, "Link and unlink scripts" and
+//! conda-build's `paths.json`), as rattler's installer does it on a disk, but as a stream: content
+//! goes from the archive to the sink, and only files whose prefix is replaced are held in memory.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::OsStr,
+    io::{self, Cursor, Read, Seek, SeekFrom},
+    os::unix::ffi::OsStrExt,
+    path::{Component, Path, PathBuf},
+};
+
+use rattler::install::{
+    PythonInfo, link::copy_and_replace_placeholders, python_entry_point_template,
+};
+use rattler_conda_types::{
+    RepoDataRecord, Subdir,
+    package::{FileMode, PathsEntry, PrefixPlaceholder},
+    prefix_record,
+};
+
+use super::{
+    archive::{ArchiveError, PackageArchive, PackageInfo},
+    entry::{Entry, EntryKind, EntrySink},
+    record::{self, PathRecord},
+};
+use crate::{
+    digest::Hashing,
+    error::{Error, Result, chain},
+};
+
+/// The prefix that packages are linked into.
+#[derive(Clone, Debug)]
+pub struct Prefix {
+    /// The absolute path as programs in the container see it, such as `/opt/conda`.
+    pub path: String,
+    /// The environment's Python, if it has one.
+    pub python: Option<PythonInfo>,
+    /// The platform of the environment.
+    pub platform: Subdir,
+}
+
+impl Prefix {
+    /// The path of something in the prefix, as a layer names it.
+    pub fn entry_path(&self, relative: &Path) -> Vec<u8> {
+        let mut path = self.path.trim_start_matches('/').as_bytes().to_vec();
+        path.push(b'/');
+        path.extend_from_slice(relative.as_os_str().as_bytes());
+        path
+    }
+}
+
+/// A package to link: its locked record, its archive, and what its `info/` says.
+pub struct Package<'a> {
+    /// The record as the lock has it.
+    pub record: &'a RepoDataRecord,
+    /// The verified archive.
+    pub archive: &'a PackageArchive,
+    /// The archive's `info/`.
+    pub info: &'a PackageInfo,
+}
+
+/// Where a package's paths land in the prefix; generated entry points included.
+///
+/// # Errors
+/// When a path leaves the prefix, or a `noarch: python` package has no Python to go with.
+pub fn target_paths(
+    record: &RepoDataRecord,
+    info: &PackageInfo,
+    prefix: &Prefix,
+) -> Result<Vec<PathBuf>> {
+    let python = python_for(record, info, prefix)?;
+    let mut targets = Vec::with_capacity(info.paths.len() + info.entry_points.len());
+    for entry in &info.paths {
+        targets.push(target_path(record, &entry.relative_path, python)?);
+    }
+    if let Some(python) = python {
+        for entry_point in &info.entry_points {
+            targets.push(python.bin_dir.join(&entry_point.command));
+        }
+    }
+    Ok(targets)
+}
+
+/// Streams a package into the sink: its files, its entry points, and its `conda-meta` record.
+///
+/// `excluded` holds the targets that another package wins; they are left out of the record too,
+/// so that every file has one owner.
+///
+/// # Errors
+/// When the archive is damaged or disagrees with its `paths.json`, when the prefix is too long
+/// for a binary placeholder, or when the sink fails.
+pub fn link(
+    package: &Package<'_>,
+    prefix: &Prefix,
+    excluded: &BTreeSet<PathBuf>,
+    sink: &mut dyn EntrySink,
+) -> Result<()> {
+    let mut linker = Linker {
+        python: python_for(package.record, package.info, prefix)?,
+        pending: package
+            .info
+            .paths
+            .iter()
+            .map(|entry| (entry.relative_path.as_path(), entry))
+            .collect(),
+        package,
+        prefix,
+        excluded,
+        sink,
+        records: Vec::with_capacity(package.info.paths.len()),
+        placed: HashMap::new(),
+        held: HashMap::new(),
+        newest: 0,
+    };
+    package
+        .archive
+        .for_each_content(|path, entry| linker.content(path, entry).map_err(Broken::Link))
+        .map_err(|e| match e {
+            Broken::Archive(e) => damaged(package.record, &e.0),
+            Broken::Link(e) => e,
+        })?;
+    linker.finish()
+}
+
+enum Broken {
+    Archive(ArchiveError),
+    Link(Error),
+}
+
+impl From<ArchiveError> for Broken {
+    fn from(e: ArchiveError) -> Self {
+        Self::Archive(e)
+    }
+}
+
+struct Linker<'a> {
+    package: &'a Package<'a>,
+    prefix: &'a Prefix,
+    python: Option<&'a PythonInfo>,
+    excluded: &'a BTreeSet<PathBuf>,
+    sink: &'a mut dyn EntrySink,
+    /// Paths of `paths.json` that the archive has not shown yet.
+    pending: HashMap<&'a Path, &'a PathsEntry>,
+    records: Vec<prefix_record::PathsEntry>,
+    /// Archive path -> target of the regular files so far, for hard links to them.
+    placed: HashMap<PathBuf, Placed>,
+    /// Contents of excluded files: a later hard link may need them.
+    held: HashMap<PathBuf, Held>,
+    newest: u64,
+}
+
+#[derive(Clone)]
+struct Placed {
+    target: PathBuf,
+    outcome: Outcome,
+}
+
+/// What became of a file's content.
+#[derive(Clone)]
+struct Outcome {
+    sha256: crate::digest::Digest,
+    size: u64,
+}
+
+struct Held {
+    content: tempfile::SpooledTempFile,
+    header: Stat,
+}
+
+#[derive(Clone, Copy)]
+struct Stat {
+    mode: u32,
+    mtime: u64,
+    size: u64,
+}
+
+impl<'a> Linker<'a> {
+    fn content(&mut self, path: &Path, entry: &mut tar::Entry<'_, Box<dyn Read>>) -> Result<()> {
+        // What paths.json does not list is not linked: directories mostly.
+        let Some(listed) = self.pending.remove(path) else {
+            return Ok(());
+        };
+        let target = target_path(self.package.record, path, self.python)?;
+        let stat = self.stat(entry)?;
+        self.newest = self.newest.max(stat.mtime);
+        let kind = entry.header().entry_type();
+        match kind {
+            tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
+                self.file(listed, target, stat, entry)
+            }
+            tar::EntryType::Symlink => self.symlink(listed, target, stat, entry),
+            tar::EntryType::Link => self.hardlink(listed, target, stat, entry),
+            tar::EntryType::Directory => self.directory(listed, target, stat),
+            other => Err(self.damaged(format!(
+                "{} is neither a file, a link nor a directory ({other:?})",
+                path.display()
+            ))),
+        }
+    }
+
+    fn stat(&self, entry: &tar::Entry<'_, Box<dyn Read>>) -> Result<Stat> {
+        let header = entry.header();
+        let read = || -> io::Result<Stat> {
+            Ok(Stat {
+                // Set-id bits never come from a package: rattler and conda drop them as well.
+                mode: header.mode()? & 0o777,
+                mtime: header.mtime()?,
+                size: entry.size(),
+            })
+        };
+        read().map_err(|e| self.damaged(e))
+    }
+
+    fn file(
+        &mut self,
+        listed: &PathsEntry,
+        target: PathBuf,
+        stat: Stat,
+        content: &mut dyn Read,
+    ) -> Result<()> {
+        let source = listed.relative_path.clone();
+        if self.excluded.contains(&target) {
+            let mut held = tempfile::SpooledTempFile::new(1 << 20);
+            io::copy(content, &mut held).map_err(|e| self.damaged(e))?;
+            let header = stat;
+            self.held.insert(
+                source,
+                Held {
+                    content: held,
+                    header,
+                },
+            );
+            return Ok(());
+        }
+        let outcome = match &listed.prefix_placeholder {
+            Some(placeholder) => {
+                let bytes = self.replaced(listed, placeholder, content)?;
+                let stat = Stat {
+                    size: bytes.len() as u64,
+                    ..stat
+                };
+                self.emit_file(&target, stat, &mut Cursor::new(bytes), None)?
+            }
+            None => self.emit_file(&target, stat, content, known_digest(listed))?,
+        };
+        self.record(listed, &target, Some(&outcome));
+        self.placed.insert(source, Placed { target, outcome });
+        Ok(())
+    }
+
+    fn replaced(
+        &self,
+        listed: &PathsEntry,
+        placeholder: &PrefixPlaceholder,
+        content: &mut dyn Read,
+    ) -> Result<Vec<u8>> {
+        let (old, new) = (&placeholder.placeholder, &self.prefix.path);
+        if placeholder.file_mode == FileMode::Binary && new.len() > old.len() {
+            return Err(Error::input(format!(
+                "the prefix {new} is too long for {}",
+                listed.relative_path.display()
+            ))
+            .at(place(self.package.record))
+            .why(format!(
+                "the binary has room for {} bytes, the prefix has {}",
+                old.len(),
+                new.len()
+            ))
+            .hint("choose a shorter prefix with --prefix"));
+        }
+        let mut source = Vec::new();
+        content
+            .read_to_end(&mut source)
+            .map_err(|e| self.damaged(e))?;
+        let mut replaced = Vec::with_capacity(source.len());
+        copy_and_replace_placeholders(
+            &source,
+            &mut replaced,
+            old,
+            new,
+            &self.prefix.platform,
+            placeholder.file_mode,
+        )
+        .map_err(|e| self.damaged(e))?;
+        Ok(replaced)
+    }
+
+    /// Emits a file; hashes it unless `known` says what it is.
+    fn emit_file(
+        &mut self,
+        target: &Path,
+        stat: Stat,
+        content: &mut dyn Read,
+        known: Option<crate::digest::Digest>,
+    ) -> Result<Outcome> {
+        let entry = self.entry(target, EntryKind::File(stat.size), stat);
+        let size = stat.size;
+        if let Some(sha256) = known {
+            self.emit(&entry, content)?;
+            return Ok(Outcome { sha256, size });
+        }
+        let mut hashing = Hashing::new(content);
+        self.emit(&entry, &mut hashing)?;
+        let (_, sha256, _) = hashing.finish();
+        Ok(Outcome { sha256, size })
+    }
+
+    fn symlink(
+        &mut self,
+        listed: &PathsEntry,
+        target: PathBuf,
+        stat: Stat,
+        entry: &tar::Entry<'_, Box<dyn Read>>,
+    ) -> Result<()> {
+        let link = self.link_name(entry)?;
+        if self.excluded.contains(&target) {
+            return Ok(());
+        }
+        let size = link.len() as u64;
+        let stat = Stat {
+            mode: 0o777,
+            ..stat
+        };
+        let made = self.entry(&target, EntryKind::Symlink(link.clone()), stat);
+        self.emit(&made, &mut io::empty())?;
+        let sha256 = crate::digest::Digest::of(&link);
+        self.record(listed, &target, Some(&Outcome { sha256, size }));
+        Ok(())
+    }
+
+    fn hardlink(
+        &mut self,
+        listed: &PathsEntry,
+        target: PathBuf,
+        stat: Stat,
+        entry: &tar::Entry<'_, Box<dyn Read>>,
+    ) -> Result<()> {
+        if self.excluded.contains(&target) {
+            return Ok(());
+        }
+        let name = self.link_name(entry)?;
+        let name = Path::new(OsStr::from_bytes(&name));
+        let source = name.strip_prefix(".").unwrap_or(name);
+        if let Some(mut held) = self.held.remove(source) {
+            // The file itself lost its path to another package; the link becomes the file.
+            held.content
+                .seek(SeekFrom::Start(0))
+                .map_err(|e| self.damaged(e))?;
+            self.file(listed, target, held.header, &mut held.content)?;
+            if let Some(placed) = self.placed.get(&listed.relative_path).cloned() {
+                self.placed.insert(source.to_path_buf(), placed);
+            }
+            return Ok(());
+        }
+        let Some(placed) = self.placed.get(source).cloned() else {
+            return Err(self.damaged(format!(
+                "{} is a hard link to {}, which the archive does not hold",
+                listed.relative_path.display(),
+                source.display()
+            )));
+        };
+        let link = self.prefix.entry_path(&placed.target);
+        let made = self.entry(&target, EntryKind::Hardlink(link), stat);
+        self.emit(&made, &mut io::empty())?;
+        self.record(listed, &target, Some(&placed.outcome));
+        Ok(())
+    }
+
+    fn directory(&mut self, listed: &PathsEntry, target: PathBuf, stat: Stat) -> Result<()> {
+        if self.excluded.contains(&target) {
+            return Ok(());
+        }
+        let entry = self.entry(
+            &target,
+            EntryKind::Directory,
+            Stat {
+                mode: 0o755,
+                mtime: 0,
+                ..stat
+            },
+        );
+        self.emit(&entry, &mut io::empty())?;
+        self.record(listed, &target, None);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<()> {
+        if let Some(missing) = self.pending.keys().min() {
+            return Err(self.damaged(format!(
+                "info/paths.json lists {}, which the archive does not hold",
+                missing.display()
+            )));
+        }
+        self.entry_points()?;
+        let bytes = record::prefix_record_json(self.package.record, self.records)?;
+        let path = PathBuf::from(record::file_name(self.package.record));
+        let stat = Stat {
+            mode: 0o644,
+            mtime: self.newest,
+            size: bytes.len() as u64,
+        };
+        let entry = Entry {
+            path: self.prefix.entry_path(&path),
+            kind: EntryKind::File(stat.size),
+            mode: stat.mode,
+            mtime: stat.mtime,
+            owner: (0, 0),
+        };
+        let record = self.package.record;
+        self.sink
+            .entry(&entry, &mut Cursor::new(bytes))
+            .map_err(|e| sink_failed(record, &e))
+    }
+
+    fn entry_points(&mut self) -> Result<()> {
+        let Some(python) = self.python else {
+            return Ok(());
+        };
+        for entry_point in &self.package.info.entry_points {
+            let target = python.bin_dir.join(&entry_point.command);
+            if self.excluded.contains(&target) {
+                continue;
+            }
+            let script = python_entry_point_template(&self.prefix.path, false, entry_point, python);
+            let stat = Stat {
+                mode: 0o775,
+                mtime: self.newest,
+                size: script.len() as u64,
+            };
+            let outcome = self.emit_file(&target, stat, &mut script.as_bytes(), None)?;
+            self.records.push(record::path_record(PathRecord {
+                target: &target,
+                kind: prefix_record::PathType::UnixPythonEntryPoint,
+                original: Some(outcome.sha256),
+                linked: Some(outcome.sha256),
+                size: Some(outcome.size),
+                placeholder: None,
+                no_link: false,
+            }));
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, listed: &PathsEntry, target: &Path, outcome: Option<&Outcome>) {
+        let file = listed.path_type == rattler_conda_types::package::PathType::HardLink;
+        self.records.push(record::path_record(PathRecord {
+            target,
+            kind: listed.path_type.into(),
+            original: known_digest(listed),
+            linked: outcome.filter(|_| file).map(|outcome| outcome.sha256),
+            size: outcome.map(|outcome| outcome.size).or(listed.size_in_bytes),
+            placeholder: listed.prefix_placeholder.as_ref(),
+            no_link: listed.no_link,
+        }));
+    }
+
+    fn entry(&self, target: &Path, kind: EntryKind, stat: Stat) -> Entry {
+        Entry {
+            path: self.prefix.entry_path(target),
+            kind,
+            mode: stat.mode,
+            mtime: stat.mtime,
+            owner: (0, 0),
+        }
+    }
+
+    fn emit(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<()> {
+        let record = self.package.record;
+        self.sink
+            .entry(entry, content)
+            .map_err(|e| sink_failed(record, &e))
+    }
+
+    fn link_name(&self, entry: &tar::Entry<'_, Box<dyn Read>>) -> Result<Vec<u8>> {
+        entry
+            .link_name_bytes()
+            .map(|name| name.into_owned())
+            .ok_or_else(|| self.damaged("a link without a target"))
+    }
+
+    fn damaged(&self, why: impl std::fmt::Display) -> Error {
+        damaged(self.package.record, &why.to_string())
+    }
+}
+
+fn known_digest(listed: &PathsEntry) -> Option<crate::digest::Digest> {
+    listed
+        .sha256
+        .map(|hash| crate::digest::Digest::from_bytes(hash.into()))
+}
+
+fn python_for<'a>(
+    record: &RepoDataRecord,
+    info: &PackageInfo,
+    prefix: &'a Prefix,
+) -> Result<Option<&'a PythonInfo>> {
+    if !info.noarch.is_python() {
+        return Ok(None);
+    }
+    prefix.python.as_ref().map(Some).ok_or_else(|| {
+        Error::input("a noarch Python package needs a Python in the environment")
+            .at(place(record))
+            .hint("add python to the dependencies")
+    })
+}
+
+/// The path in the prefix, checked: names come from the package and are not trusted
+/// (CVE-2026-47425).
+fn target_path(
+    record: &RepoDataRecord,
+    source: &Path,
+    python: Option<&PythonInfo>,
+) -> Result<PathBuf> {
+    let target = match python {
+        Some(python) => python.get_python_noarch_target_path(source).into_owned(),
+        None => source.to_path_buf(),
+    };
+    let plain = |component| matches!(component, Component::Normal(_));
+    let inside = target.components().all(plain) && target.components().next().is_some();
+    if inside && !target.as_os_str().as_bytes().contains(&0) {
+        return Ok(target);
+    }
+    Err(damaged(
+        record,
+        &format!("the path {} leaves the prefix", source.display()),
+    ))
+}
+
+/// How messages name a package.
+pub fn place(record: &RepoDataRecord) -> String {
+    let package = &record.package_record;
+    format!(
+        "package {}-{}-{}",
+        package.name.as_normalized(),
+        package.version,
+        package.build
+    )
+}
+
+fn damaged(record: &RepoDataRecord, why: &str) -> Error {
+    Error::environment("a package archive cannot be linked")
+        .at(place(record))
+        .why(why)
+        .hint("its hash is right, so the package itself is faulty: use another build of it")
+}
+
+fn sink_failed(record: &RepoDataRecord, e: &io::Error) -> Error {
+    Error::environment("cannot write a layer")
+        .at(place(record))
+        .why(chain(e))
+}
+
+/// The set of excluded targets of each package, by package name.
+pub type Exclusions = BTreeMap<String, BTreeSet<PathBuf>>;
