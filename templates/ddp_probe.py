@@ -20,6 +20,7 @@ import ctypes
 import datetime
 import faulthandler
 import fcntl
+import functools
 import hashlib
 import json
 import math
@@ -55,8 +56,8 @@ RANK_MARK, SUMMARY_MARK, SCHEMA = "IMGBUILD_PROBE_RANK", "IMGBUILD_PROBE_SUMMARY
 CPU_NOTE = "CPU (gloo): proves the software path, not the GPUs"
 SHM, MIB, SEED, CLASSES = "/dev/shm", 1 << 20, 20240229, 10
 EXIT_FAILED, EXIT_CANNOT_RUN, EXIT_STALLED, EXIT_STOPPED = 1, 3, 124, 143
-CANNOT_RUN = set("no-torch no-distributed no-gloo no-nccl cpu-torch no-cuda".split())
-CANNOT_RUN |= set("driver-too-old too-few-gpus arch bad-env".split())
+CANNOT_RUN = {"no-torch", "no-distributed", "no-gloo", "no-nccl", "cpu-torch", "no-cuda"}
+CANNOT_RUN |= {"driver-too-old", "too-few-gpus", "arch", "bad-env"}
 SECONDARY = {"peer-lost", "terminated"}
 STRAY = ("NCCL_", "TORCH_NCCL_", "GLOO_", "CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "LD_PRELOAD")
 SET_BY_TORCHRUN = {"NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
@@ -82,7 +83,7 @@ class ProbeError(Exception):
         self.code = code
 
 
-class SkipCheck(Exception):
+class SkippedError(Exception):
     """A check that does not apply here; the message says why."""
 
 
@@ -94,6 +95,11 @@ def classify(exc, step):
         return "rendezvous"
     text = str(exc).lower()
     return next((code for code, words in CODE_BY_TEXT if any(w in text for w in words)), "error")
+
+
+def describe(exc):
+    """The error in words: "Type: message", or the message alone where the probe wrote it."""
+    return str(exc) if isinstance(exc, ProbeError) else f"{type(exc).__name__}: {exc}"
 
 
 def shorten(text, limit=300):
@@ -163,14 +169,14 @@ class Run:
 
     def check(self, name, function):
         """Run one named check, which returns its detail or raises; record it either way."""
-        begun, self.step, word, detail = time.monotonic(), name, "FAILED", ""
+        begun, self.step = time.monotonic(), name
         self.beat()
         try:
             word, detail = "ok", function(self)
-        except SkipCheck as skip:
+        except SkippedError as skip:
             word, detail = "skipped", f"not run: {skip}"
         except BaseException as exc:
-            word, detail = "FAILED", f"{type(exc).__name__}: {exc}"
+            word, detail = "FAILED", describe(exc)
             raise
         finally:
             seconds, detail = finite(time.monotonic() - begun, 3), shorten(detail)
@@ -268,7 +274,8 @@ def gpu_identity(index):
     if bad:
         raise ProbeError("error", f"the CUDA driver can't identify GPU {index} (error {bad})")
     text = bytes(raw).hex()
-    return f"GPU-{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}", bus.value.decode()
+    parts = (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
+    return "GPU-" + "-".join(parts), bus.value.decode()
 
 
 def shm_size():
@@ -333,22 +340,17 @@ def check_torch(run):
     if not dist.is_nccl_available():
         raise ProbeError("no-nccl", f"{name} is built without NCCL")
     if not torch.cuda.is_available():
-        raise no_cuda_error(name)
+        try:
+            torch.cuda.init()
+            reason = "no CUDA device is visible"
+        except Exception as exc:  # torch's own words: no driver, driver too old ...
+            reason = str(exc)
+        code = "driver-too-old" if "too old" in reason else "no-cuda"
+        raise ProbeError(code, f"{name} finds no usable GPU: {reason}")
     have, need = torch.cuda.device_count(), run.local_world or 1
     if have < need:
         raise ProbeError("too-few-gpus", f"{need} ranks on this host, {have} GPUs visible")
     return f"{name}, CUDA {torch.version.cuda}, {have} GPUs visible"
-
-
-def no_cuda_error(name):
-    """Why torch sees no CUDA device, in torch's own words."""
-    reason = "no CUDA device is visible"
-    try:
-        torch.cuda.init()
-    except Exception as exc:
-        reason = str(exc)
-    code = "driver-too-old" if "too old" in reason else "no-cuda"
-    return ProbeError(code, f"{name} finds no usable GPU: {reason}")
 
 
 def check_device(run):
@@ -469,7 +471,7 @@ def check_broadcast(run):
 def check_reduce_scatter(run):
     """Each rank gets its own slice of the sum."""
     if run.args.backend == "gloo":
-        raise SkipCheck("not every supported torch has reduce_scatter on gloo")
+        raise SkippedError("not every supported torch has reduce_scatter on gloo")
     for dtype, size, label in cases(run, (torch.int64, torch.float32)):
         got = torch.empty(size, dtype=dtype, device=run.device)
         mine = pattern(run, size, dtype, run.rank)
@@ -496,7 +498,8 @@ def check_barrier(run):
     if len(set(hosts)) > 1:
         return "passed; on several hosts the order is not compared"
     if min(left) < max(came):
-        raise ProbeError("mismatch", f"a rank left {max(came) - min(left):.3f} s before the last came")
+        early = max(came) - min(left)
+        raise ProbeError("mismatch", f"a rank left {early:.3f} s before the last one came")
     return "nobody left before rank 0 came 0.2 s late"
 
 
@@ -518,7 +521,7 @@ def check_distinct_gpus(run):
     """No two ranks share a GPU (or MIG slice)."""
     uuids = gather_json(run, run.gpu and run.gpu["uuid"])
     if not run.gpu:
-        raise SkipCheck("CPU ranks")
+        raise SkippedError("CPU ranks")
     for rank, uuid in enumerate(uuids):
         if uuids.index(uuid) != rank:
             raise ProbeError("same-gpu", f"ranks {uuids.index(uuid)} and {rank} share {uuid}")
@@ -528,39 +531,17 @@ def check_distinct_gpus(run):
 # Data and model
 
 
-class Blocks:
-    """Large samples, each filled with its own index: they travel through /dev/shm."""
+def make_batch(indices):
+    """3x16x16 images of these samples, their classes, and the indices.
 
-    def __init__(self, count, size):
-        self.count, self.size = count, size
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        return torch.full((self.size,), index % 256, dtype=torch.uint8)
-
-
-class Images:
-    """3x16x16 images: a class's template plus noise that depends on the index alone."""
-
-    def __init__(self, count):
-        self.count = count
-        generator = torch.Generator().manual_seed(SEED)
-        self.templates = torch.randn(CLASSES, 3, 16, 16, generator=generator)
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        generator = torch.Generator().manual_seed(SEED + 1 + index)
-        noise = torch.randn(3, 16, 16, generator=generator)
-        return self.templates[index % CLASSES] + noise, index % CLASSES, index
-
-    def batch(self, indices, device):
-        """These samples' images and labels as one batch, without a loader."""
-        images, labels, _ = zip(*(self[index] for index in indices))
-        return torch.stack(images).to(device), torch.tensor(labels, device=device)
+    An image is its class's template plus noise that depends on the index alone. Used as the
+    DataLoader's collate_fn, so the work happens in its workers.
+    """
+    seeded = torch.Generator().manual_seed
+    templates = torch.randn(CLASSES, 3, 16, 16, generator=seeded(SEED))
+    noise = [torch.randn(3, 16, 16, generator=seeded(SEED + 1 + index)) for index in indices]
+    labels = torch.tensor(indices) % CLASSES
+    return templates[labels] + torch.stack(noise), labels, torch.tensor(indices)
 
 
 def build_model(seed):
@@ -583,16 +564,18 @@ def check_dataloader_shm(run):
     """All ranks at once pull batches of a real job's size through /dev/shm."""
     workers, size = run.args.workers, run.args.shm_batch_mb * MIB
     if not workers or not size:
-        raise SkipCheck("--workers or --shm-batch-mb is 0")
+        raise SkippedError("--workers or --shm-batch-mb is 0")
     total, free = shm_size()
     used = 2 * workers * size * (run.local_world or run.world)  # each worker prefetches two
     facts = f"{SHM} {total // MIB} MiB, {free // MIB} free, up to {used // MIB} needed"
     barrier(run)
     try:
-        loader = DataLoader(Blocks(4 * workers, size), batch_size=None, **worker_options(run))
+        fill = functools.partial(torch.full, (size,), dtype=torch.uint8)
+        options = dict(worker_options(run), batch_size=None, collate_fn=fill)
+        loader = DataLoader(range(4 * workers), **options)
         for index, block in enumerate(loader):
             run.beat(f"batch {index}")
-            expect_equal(f"batch {index}", block, torch.full_like(block, index % 256))
+            expect_equal(f"batch {index}", block, torch.full_like(block, index))
     except (RuntimeError, OSError) as exc:
         code = classify(exc, run.step)
         # A worker that got SIGBUS is not always named as such.
@@ -617,8 +600,7 @@ def same_params(run):
 
 def check_ddp_init(run):
     """Models start different on every rank: DDP must carry rank 0's to all."""
-    # A multiple of the world size: DistributedSampler then repeats no sample.
-    run.data = Images(-(-max(run.args.samples, 64) // run.world) * run.world)
+    run.data = range(run.args.samples * run.world)  # a multiple: DistributedSampler repeats none
     model, devices = build_model(SEED + run.rank), [run.device.index] if run.gpu else None
     run.model = DistributedDataParallel(model.to(run.device), device_ids=devices, bucket_cap_mb=1)
     return f"rank 0's parameters on all ranks: {same_params(run)[:12]}"
@@ -628,7 +610,7 @@ def check_ddp_gradients(run):
     """One DDP step's gradients equal one process's over the same samples, within rounding."""
     alone, worst = build_model(0).to(run.device), 0.0
     alone.load_state_dict(run.model.module.state_dict())
-    images, labels = run.data.batch((i % len(run.data) for i in range(8 * run.world)), run.device)
+    images, labels = [part.to(run.device) for part in make_batch(range(8 * run.world))[:2]]
     cross_entropy(alone(images), labels).backward()
     mine = slice(8 * run.rank, 8 * run.rank + 8)
     cross_entropy(run.model(images[mine]), labels[mine]).backward()
@@ -642,7 +624,7 @@ def check_ddp_gradients(run):
 
 def fixed_loss(run):
     """The model's loss on a fixed batch, the same one on every rank."""
-    images, labels = run.data.batch(range(64), run.device)
+    images, labels = [part.to(run.device) for part in make_batch(range(64))[:2]]
     with torch.no_grad():
         return finite(float(cross_entropy(run.model.module(images), labels)))
 
@@ -651,9 +633,9 @@ def check_train(run):
     """The epochs; keeps each one's sample indices in order."""
     sampler = DistributedSampler(run.data, run.world, run.rank, shuffle=True, seed=SEED)
     options = dict(worker_options(run), sampler=sampler, pin_memory=run.gpu is not None)
-    options["persistent_workers"] = run.args.workers > 0
+    options.update(persistent_workers=run.args.workers > 0, collate_fn=make_batch)
     loader = DataLoader(run.data, run.args.batch_size, **options)
-    optimizer = torch.optim.SGD(run.model.parameters(), lr=0.02, momentum=0.9)
+    optimizer = torch.optim.SGD(run.model.parameters(), lr=0.05, momentum=0.9)
     run.figures["loss_first"], run.history, times = fixed_loss(run), [], []
     for epoch in range(run.args.epochs):
         sampler.set_epoch(epoch)
@@ -665,7 +647,7 @@ def check_train(run):
             loss.backward()
             optimizer.step()
             seen += indices.tolist()
-        loss = float(loss)  # waits for the GPU
+        loss = float(loss.detach())  # waits for the GPU
         times.append(time.monotonic() - begun)
         run.history.append(seen)
         run.say(f"  epoch {epoch + 1} of {run.args.epochs}: loss {loss:.4f}, {times[-1]:.2f} s")
@@ -690,7 +672,7 @@ def check_samples(run):
         orders.add(tuple(order.tolist()))
     if len(orders) < len(run.history):
         raise ProbeError("mismatch", "two epochs have the same order: set_epoch had no effect")
-    return f"{count} a epoch, each once, shuffled anew"
+    return f"{count} an epoch, each once, shuffled anew"
 
 
 def check_loss_falls(run):
@@ -729,18 +711,18 @@ def parse_args(argv):
     add = parser.add_argument
     add("--backend", choices=("nccl", "gloo"), default="nccl")
     add("--epochs", type=int, default=3)
-    add("--samples", type=int, default=1024, help="samples an epoch over all ranks (64 at least)")
-    add("--batch-size", type=int, default=32, help="samples a step on each rank")
+    add("--samples", type=int, default=256, help="samples an epoch on each rank")
+    add("--batch-size", type=int, default=16, help="samples a step on each rank")
     add("--workers", type=int, default=2, help="DataLoader workers a rank (0: none)")
     add("--worker-start", choices=("fork", "spawn", "forkserver"), default="fork")
     add("--shm-batch-mb", type=int, default=8, help="MiB a batch in the /dev/shm check (0: skip)")
     add("--timeout", type=float, default=300, help="seconds for the whole run")
     add("--stall-timeout", type=float, default=60, help="seconds without progress")
     args = parser.parse_args(argv)
-    if min(args.epochs, args.batch_size, args.timeout, args.stall_timeout) <= 0:
-        parser.error("--epochs, --batch-size, --timeout and --stall-timeout must be above 0")
-    if min(args.workers, args.shm_batch_mb) < 0:
-        parser.error("--workers and --shm-batch-mb can't be negative")
+    for name, value in vars(args).items():
+        least = 0 if name in ("workers", "shm_batch_mb") else 1
+        if isinstance(value, (int, float)) and value < least:
+            parser.error(f"--{name.replace('_', '-')} must be {least} or more")
     return args
 
 
@@ -758,7 +740,7 @@ def main(argv=None):
         code = classify(exc, run.step)
         if not isinstance(exc, ProbeError):
             traceback.print_exc()
-        if not run.report(code, f"{type(exc).__name__}: {exc}"):
+        if not run.report(code, describe(exc)):
             time.sleep(60)  # the watchdog is reporting, and ends this process
         return EXIT_CANNOT_RUN if code in CANNOT_RUN else EXIT_FAILED
     run.report()

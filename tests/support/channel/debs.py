@@ -129,7 +129,8 @@ class Suite:
         """{name: Deb} of the newest versions, downloaded where the cache lacks them."""
         self.update()
         wanted, missing = {}, []
-        for line in run(self.apt + ["--print-uris", "download", *names], cwd=self.debs).splitlines():
+        # Not in the download folder: apt prints nothing for a file that lies there.
+        for line in run(self.apt + ["--print-uris", "download", *names], cwd=self.root).splitlines():
             found = re.match(r"'[^']*' (\S+) \d+ SHA256:(\w+)", line)
             if not found:
                 continue

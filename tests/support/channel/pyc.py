@@ -24,14 +24,15 @@ def worker():
 
 
 def compiled(interpreter, entries):
-    """The __pycache__ entries of the .py entries that compile; `interpreter` has run(script) -> Popen and a tag."""
+    """The __pycache__ entries of the .py entries that compile; `interpreter` has popen and a tag."""
     from .archive import Entry
 
     made = []
     process = interpreter.popen([__file__])
     with process:
         for entry in entries:
-            if not entry.path.endswith(".py") or not entry.is_file:
+            # A placeholder changes the size of the source, and so would make its .pyc stale.
+            if not entry.path.endswith(".py") or not entry.is_file or entry.placeholder:
                 continue
             with entry.open() as source:
                 text = source.read()

@@ -116,7 +116,8 @@ def standard_library(debs, minor, placeholder):
                 continue
             data, found = member.data, None
             if is_elf(data):
-                data = with_rpath(data, target)
+                # site.py is also frozen into the interpreter since 3.11. The two names are of one length.
+                data = with_rpath(data.replace(b"dist-packages\0", b"site-packages\0"), target)
             elif data is not None:
                 data, found = undebianised(target, data, minor, placeholder)
             entries[target] = Entry(target, member.mode, member.mtime, data=data, symlink=member.symlink,

@@ -108,7 +108,7 @@ class Store:
 def place(path, folder):
     """Puts a stored archive into the channel: a hard link where that works, else a copy."""
     target = os.path.join(folder, os.path.basename(path))
-    fresh = target + ".new"
+    fresh = f"{target}.{os.getpid()}.new"
     try:
         os.link(path, fresh)
     except OSError:

@@ -142,7 +142,7 @@ class Wheel:
         """The wheel's files under `site`, its data folder's under the prefix."""
         made = []
         for item in self.zip.infolist():
-            if item.is_dir():
+            if item.is_dir() or item.filename.endswith(".pyc"):  # a few wheels ship a stray one
                 continue
             path, mark, data, opener = item.filename, None, None, lambda item=item: self.zip.open(item)
             mode = 0o755 if (item.external_attr >> 16) & 0o111 else 0o644

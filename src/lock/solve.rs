@@ -1,0 +1,189 @@
+//! Solving: specs and channels to exact packages, for the target and never for the builder.
+
+use std::path::Path;
+
+use rattler_conda_types::{
+    Channel, GenericVirtualPackage, MatchSpec, RepoDataRecord, Subdir, Version,
+    package::CondaArchiveType,
+};
+use rattler_repodata_gateway::{Gateway, GatewayError, RepoData};
+use rattler_solve::{ChannelPriority, SolveError, SolverImpl, SolverTask, resolvo::Solver};
+use rattler_virtual_packages::{Cuda, LibC};
+use reqwest_middleware::ClientWithMiddleware;
+
+use super::LockedEnv;
+use crate::error::{Error, Result, chain};
+
+/// The glibc that conda-forge's own compilers target; every current base image has a newer one.
+const GLIBC: &str = "2.28";
+
+/// The most lines of a solver's explanation that a person reads.
+const MAX_REASON_LINES: usize = 14;
+
+/// What the machine that runs the image offers. Nothing of it is read off the builder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VirtualPackages {
+    /// `__cuda`: the CUDA version of the target's driver, if it has one.
+    pub cuda: Option<String>,
+    /// `__glibc` of the base image.
+    pub glibc: Option<String>,
+}
+
+impl VirtualPackages {
+    /// Reads conda's override variables (conda docs, "Managing virtual packages"):
+    /// `CONDA_OVERRIDE_CUDA` and `CONDA_OVERRIDE_GLIBC`.
+    pub fn from_environment() -> Self {
+        let read = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self {
+            cuda: read("CONDA_OVERRIDE_CUDA"),
+            glibc: read("CONDA_OVERRIDE_GLIBC"),
+        }
+    }
+
+    fn list(&self, platform: Subdir) -> Result<Vec<GenericVirtualPackage>> {
+        let mut packages =
+            rattler_virtual_packages::VirtualPackages::baseline_for_platform(platform);
+        packages.cuda = self
+            .cuda
+            .as_deref()
+            .map(|text| version("CONDA_OVERRIDE_CUDA", text).map(|version| Cuda { version }))
+            .transpose()?;
+        packages.libc = Some(LibC {
+            family: "glibc".into(),
+            version: version(
+                "CONDA_OVERRIDE_GLIBC",
+                self.glibc.as_deref().unwrap_or(GLIBC),
+            )?,
+        });
+        Ok(packages.into_generic_virtual_packages().collect())
+    }
+}
+
+fn version(variable: &str, text: &str) -> Result<Version> {
+    text.parse()
+        .map_err(|e| Error::input(format!("{variable}='{text}' is not a version")).why(chain(&e)))
+}
+
+/// What to solve.
+pub struct SolveRequest<'a> {
+    /// The channels in priority order.
+    pub channels: &'a [Channel],
+    /// What the environment must hold.
+    pub specs: &'a [MatchSpec],
+    /// The platform of the image.
+    pub platform: Subdir,
+    /// What the target machine offers.
+    pub virtual_packages: &'a VirtualPackages,
+}
+
+/// Finds the packages, with strict channel priority as conda has it by default.
+///
+/// # Errors
+/// When a channel cannot be read, or no set of packages meets the specs.
+pub async fn solve(
+    request: SolveRequest<'_>,
+    client: ClientWithMiddleware,
+    repodata_dir: &Path,
+) -> Result<LockedEnv> {
+    let gateway = Gateway::builder()
+        .with_client(client)
+        .with_cache_dir(repodata_dir)
+        .finish();
+    // By name only: a query by full spec would hide a channel's builds from strict priority.
+    let names = request
+        .specs
+        .iter()
+        .filter_map(|spec| spec.name.as_exact().cloned());
+    let answer = gateway
+        .query(
+            request.channels.iter().cloned(),
+            [request.platform, Subdir::NoArch],
+            names.map(MatchSpec::from),
+        )
+        .recursive(true)
+        .execute()
+        .await
+        .map_err(|e| unreadable(request.channels, &e))?;
+    let available: Vec<RepoData> = answer.into_iter().collect();
+    missing_names(&available, &request)?;
+    let task = SolverTask {
+        specs: request.specs.to_vec(),
+        virtual_packages: request.virtual_packages.list(request.platform)?,
+        channel_priority: ChannelPriority::Strict,
+        ..SolverTask::from_iter(&available)
+    };
+    let solved = Solver.solve(task).map_err(|e| unsolvable(&e))?;
+    let records: Vec<RepoDataRecord> = solved
+        .records
+        .into_iter()
+        .filter(|record| CondaArchiveType::try_from(record.url.path()).is_some())
+        .collect();
+    let channels = request
+        .channels
+        .iter()
+        .map(|channel| channel.base_url.to_string())
+        .collect();
+    Ok(LockedEnv::new(channels, records))
+}
+
+/// A name that no channel has deserves its own words rather than a solver's.
+fn missing_names(available: &[RepoData], request: &SolveRequest<'_>) -> Result<()> {
+    for spec in request.specs {
+        let Some(name) = spec.name.as_exact() else {
+            continue;
+        };
+        let found = available
+            .iter()
+            .flat_map(|data| data.iter())
+            .any(|record| record.package_record.name == *name);
+        if !found {
+            return Err(
+                Error::input(format!("no channel has a package named '{}'", name.as_source()))
+                    .why(format!("searched {}", channel_list(request.channels)))
+                    .hint("check the spelling, or add the channel that has it to `channels:`"),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn channel_list(channels: &[Channel]) -> String {
+    let names: Vec<_> = channels.iter().map(|c| c.canonical_name()).collect();
+    names.join(", ")
+}
+
+fn unreadable(channels: &[Channel], error: &GatewayError) -> Error {
+    if let GatewayError::SubdirNotFoundError(missing) = error {
+        return Error::environment("there is no channel at this place")
+            .at(missing.channel.canonical_name())
+            .why(format!("it has no repodata for {}", missing.subdir))
+            .hint("check the channel's name or URL in `channels:`");
+    }
+    Error::environment("a channel cannot be read")
+        .at(channel_list(channels))
+        .why(chain(error))
+        .hint("check the URL and the network, or a proxy (HTTPS_PROXY)")
+}
+
+fn unsolvable(error: &SolveError) -> Error {
+    let SolveError::Unsolvable(reasons) = error else {
+        return Error::input("the environment cannot be solved").why(chain(error));
+    };
+    let reason = reasons.join("\n");
+    let mut lines: Vec<&str> = reason.lines().map(str::trim_end).collect();
+    let cut = lines.len().saturating_sub(MAX_REASON_LINES);
+    lines.truncate(MAX_REASON_LINES);
+    let mut text = lines.join("\n");
+    if cut > 0 {
+        text.push_str(&format!("\n... and {cut} lines more"));
+    }
+    let hint = if reason.contains("__cuda") {
+        "the image is for a machine with a GPU: set CONDA_OVERRIDE_CUDA to the CUDA version of \
+         that machine's driver, such as 12.9"
+    } else {
+        "loosen one of the specs named above"
+    };
+    Error::input("no set of packages meets all specs")
+        .why(text)
+        .hint(hint)
+}
