@@ -137,11 +137,12 @@ fn missing_names(available: &[RepoData], request: &SolveRequest<'_>) -> Result<(
             .flat_map(|data| data.iter())
             .any(|record| record.package_record.name == *name);
         if !found {
-            return Err(
-                Error::input(format!("no channel has a package named '{}'", name.as_source()))
-                    .why(format!("searched {}", channel_list(request.channels)))
-                    .hint("check the spelling, or add the channel that has it to `channels:`"),
-            );
+            return Err(Error::input(format!(
+                "no channel has a package named '{}'",
+                name.as_source()
+            ))
+            .why(format!("searched {}", channel_list(request.channels)))
+            .hint("check the spelling, or add the channel that has it to `channels:`"));
         }
     }
     Ok(())

@@ -103,11 +103,14 @@ mod tests {
     use super::*;
 
     fn packed(packages: &[(String, u64)], share: Share) -> Vec<Vec<usize>> {
-        let items = packages.iter().enumerate().map(|(index, (name, size))| Item {
-            index,
-            name,
-            size: *size,
-        });
+        let items = packages
+            .iter()
+            .enumerate()
+            .map(|(index, (name, size))| Item {
+                index,
+                name,
+                size: *size,
+            });
         group(items.collect(), share)
     }
 

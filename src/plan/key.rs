@@ -36,10 +36,7 @@ pub fn layer_key(input: &KeyInput<'_>, packages: &[&RepoDataRecord]) -> Result<D
     for record in packages {
         // The record is part of the layer (conda-meta); it names the archive by its sha256.
         let bytes = serde_json::to_vec(record).map_err(broken)?;
-        let lost = excluded_of(
-            input.exclusions,
-            record.package_record.name.as_normalized(),
-        );
+        let lost = excluded_of(input.exclusions, record.package_record.name.as_normalized());
         members.push((Digest::of(&bytes), lost));
     }
     let python = packages
@@ -47,7 +44,11 @@ pub fn layer_key(input: &KeyInput<'_>, packages: &[&RepoDataRecord]) -> Result<D
         .any(|record| record.package_record.noarch.is_python())
         .then(|| {
             input.prefix.python.as_ref().map(|python| {
-                (python.short_version, &python.site_packages_path, &python.path)
+                (
+                    python.short_version,
+                    &python.site_packages_path,
+                    &python.path,
+                )
             })
         })
         .flatten();

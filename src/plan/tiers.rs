@@ -52,19 +52,8 @@ fn is_cuda_root(name: &str) -> bool {
         "libmagma",
     ];
     const PREFIXES: [&str; 13] = [
-        "pytorch-",
-        "cuda-",
-        "libcu",
-        "libnpp",
-        "libnv",
-        "libcudnn",
-        "nvidia-",
-        "nccl-",
-        "magma-",
-        "mkl-",
-        "cutlass",
-        "cupti",
-        "nvshmem",
+        "pytorch-", "cuda-", "libcu", "libnpp", "libnv", "libcudnn", "nvidia-", "nccl-", "magma-",
+        "mkl-", "cutlass", "cupti", "nvshmem",
     ];
     // libcurl is the one well-known library that looks like a CUDA one.
     name != "libcurl"
@@ -129,7 +118,14 @@ mod tests {
 
     #[test]
     fn cuda_names() {
-        for name in ["pytorch", "libcublas", "cuda-cudart", "nccl", "libnvjitlink", "pytorch-gpu"] {
+        for name in [
+            "pytorch",
+            "libcublas",
+            "cuda-cudart",
+            "nccl",
+            "libnvjitlink",
+            "pytorch-gpu",
+        ] {
             assert!(is_cuda_root(name), "{name}");
         }
         for name in ["numpy", "libcurl", "python", "curl", "torchmetrics"] {
@@ -141,7 +137,10 @@ mod tests {
     fn closures_follow_cycles_and_ignore_virtual_packages() {
         let needs = Needs::from([
             ("pip", vec!["python".into()]),
-            ("python", vec!["pip".into(), "openssl".into(), "__unix".into()]),
+            (
+                "python",
+                vec!["pip".into(), "openssl".into(), "__unix".into()],
+            ),
             ("openssl", vec![]),
             ("numpy", vec!["python".into()]),
         ]);

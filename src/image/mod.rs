@@ -1,0 +1,82 @@
+//! Base image plus layers to an image: config, manifest, history. Pure.
+
+mod config;
+mod manifest;
+
+pub use config::{ImageSettings, TopLayer, assemble_config};
+pub use manifest::{Descriptor, Index, Manifest, media};
+
+use crate::{base::BaseImage, digest::Digest, error::Result};
+
+/// A finished image: its documents, and the descriptors of its layers, lowest first.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The image config as stored.
+    pub config: Vec<u8>,
+    /// The manifest as stored.
+    pub manifest: Vec<u8>,
+    /// The digest of the manifest: the image's digest.
+    pub digest: Digest,
+    /// The digest of the config: what Docker calls the image ID.
+    pub config_digest: Digest,
+    /// All layers, the base's first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// Puts an image together; the same input gives the same bytes.
+///
+/// # Errors
+/// When the base's config is not an image config.
+pub fn assemble(base: &BaseImage, top: &[TopLayer], settings: &ImageSettings) -> Result<Image> {
+    let config = assemble_config(base, top, settings)?;
+    let config_digest = Digest::of(&config);
+    let base_layers = base.layers.iter().map(|layer| Descriptor {
+        media_type: media::oci_layer(&layer.media_type),
+        digest: layer.digest,
+        size: layer.size,
+        annotations: Default::default(),
+        platform: None,
+    });
+    let top_layers = top.iter().map(|layer| Descriptor {
+        media_type: layer.built.media_type.clone(),
+        digest: layer.built.digest,
+        size: layer.built.size,
+        annotations: layer.annotations.clone(),
+        platform: None,
+    });
+    let layers: Vec<Descriptor> = base_layers.chain(top_layers).collect();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: media::MANIFEST.into(),
+        config: Descriptor {
+            media_type: media::CONFIG.into(),
+            digest: config_digest,
+            size: config.len() as u64,
+            annotations: Default::default(),
+            platform: None,
+        },
+        layers: layers.clone(),
+        annotations: annotations(base, settings),
+    };
+    let manifest = manifest.to_bytes()?;
+    Ok(Image {
+        digest: Digest::of(&manifest),
+        config,
+        manifest,
+        config_digest,
+        layers,
+    })
+}
+
+/// The user's annotations, and what the base was (OCI image-spec, annotations.md).
+fn annotations(base: &BaseImage, settings: &ImageSettings) -> manifest::Annotations {
+    let mut annotations = settings.annotations.clone();
+    if let (Some(name), Some(digest)) = (&base.name, base.digest) {
+        for (key, value) in [("name", name.clone()), ("digest", digest.to_string())] {
+            annotations
+                .entry(format!("org.opencontainers.image.base.{key}"))
+                .or_insert(value);
+        }
+    }
+    annotations
+}

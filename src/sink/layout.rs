@@ -1,0 +1,125 @@
+//! An OCI image layout folder (OCI image-spec, image-layout.md).
+
+use std::{fs, io::Write, path::Path};
+
+use crate::{
+    digest::Digest,
+    error::{Error, Result},
+    image::{Descriptor, Image, Index, media},
+    store::Store,
+};
+
+pub(super) const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+/// Under this annotation a layout keeps a tag (OCI image-spec, annotations.md).
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// Writes the image into a layout folder, made if it is missing. Images that are there stay,
+/// but for those of the same name. Blobs come first, `index.json` last.
+///
+/// # Errors
+/// When the folder cannot be written, or holds something else.
+pub fn write_layout(image: &Image, names: &[String], dest: &Path, store: &Store) -> Result<()> {
+    refuse_foreign(dest)?;
+    let blobs = dest.join("blobs/sha256");
+    fs::create_dir_all(&blobs).map_err(|e| Error::io("make the folder", &blobs, e))?;
+    for layer in &image.layers {
+        copy_blob(store, &layer.digest, layer.size, &blobs)?;
+    }
+    put(&blobs.join(image.config_digest.hex()), &image.config)?;
+    put(&blobs.join(image.digest.hex()), &image.manifest)?;
+    put(&dest.join("oci-layout"), LAYOUT)?;
+    let index = updated_index(&dest.join("index.json"), image, names)?;
+    put(&dest.join("index.json"), &index.to_bytes()?)
+}
+
+fn refuse_foreign(dest: &Path) -> Result<()> {
+    let other = |why| {
+        Err(
+            Error::input(format!("{} is not an OCI layout folder", dest.display()))
+                .why(why)
+                .hint("choose an empty or a new folder"),
+        )
+    };
+    if dest.is_file() {
+        return other("it is a file");
+    }
+    let empty = fs::read_dir(dest).map_or(true, |mut entries| entries.next().is_none());
+    if empty || dest.join("oci-layout").exists() {
+        Ok(())
+    } else {
+        other("it holds other files")
+    }
+}
+
+/// The manifest's descriptors: one a name, or one without.
+pub(super) fn descriptors(image: &Image, names: &[String]) -> Vec<Descriptor> {
+    let plain = Descriptor {
+        media_type: media::MANIFEST.into(),
+        digest: image.digest,
+        size: image.manifest.len() as u64,
+        annotations: Default::default(),
+        platform: None,
+    };
+    if names.is_empty() {
+        return vec![plain];
+    }
+    let named = |name: &String| Descriptor {
+        annotations: [(REF_NAME.to_owned(), name.clone())].into(),
+        ..plain.clone()
+    };
+    names.iter().map(named).collect()
+}
+
+fn updated_index(path: &Path, image: &Image, names: &[String]) -> Result<Index> {
+    let new = descriptors(image, names);
+    let mut kept: Vec<Descriptor> = match fs::read(path) {
+        Ok(bytes) => {
+            let index: Index = serde_json::from_slice(&bytes).map_err(|e| {
+                Error::input(format!("{} is not an OCI index", path.display()))
+                    .why(e)
+                    .hint("choose an empty or a new folder")
+            })?;
+            index.manifests
+        }
+        Err(_) => Vec::new(),
+    };
+    kept.retain(|old| {
+        let name = old.annotations.get(REF_NAME);
+        old.digest != image.digest
+            && !new
+                .iter()
+                .any(|n| name.is_some() && n.annotations.get(REF_NAME) == name)
+    });
+    kept.extend(new);
+    Ok(Index::new(kept))
+}
+
+fn copy_blob(store: &Store, digest: &Digest, size: u64, blobs: &Path) -> Result<()> {
+    let dest = blobs.join(digest.hex());
+    if fs::metadata(&dest).is_ok_and(|meta| meta.len() == size) {
+        return Ok(());
+    }
+    // A copy and not a hard link: who edits the output must not edit the cache.
+    let mut from = store.open_blob(digest)?;
+    atomically(&dest, |file| std::io::copy(&mut from, file).map(|_| ()))
+}
+
+fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    atomically(path, |file| file.write_all(bytes))
+}
+
+/// Writes a file under a temporary name and renames it when it is whole.
+pub(super) fn atomically(
+    path: &Path,
+    write: impl FnOnce(&mut fs::File) -> std::io::Result<()>,
+) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let named = |e| Error::io("write", path, e);
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(dir.unwrap_or(Path::new("."))).map_err(named)?;
+    write(file.as_file_mut()).map_err(named)?;
+    let mode = fs::Permissions::from_mode(0o644);
+    file.as_file().set_permissions(mode).map_err(named)?;
+    file.persist(path).map_err(|e| named(e.error))?;
+    Ok(())
+}
