@@ -2,9 +2,12 @@
 //!
 //! The stages follow each other in one direction; see ARCHITECTURE.md:
 //! [`spec`] -> [`lock`] -> [`plan`] -> [`package`] -> [`layer`] -> [`image`] -> [`sink`], then
-//! [`probe`]. I/O lives at the edge: [`fetch`], [`store`], [`base`], [`docker`], and [`cli`].
+//! [`probe`]. [`build`] walks the way once. I/O lives at the edge: [`fetch`], [`store`],
+//! [`base`], [`docker`], and [`cli`].
 
 pub mod base;
+pub mod build;
+pub mod cli;
 pub mod code;
 pub mod digest;
 pub mod docker;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `imgbuild` program; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    imgbuild::cli::main()
+}

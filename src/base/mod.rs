@@ -1,12 +1,41 @@
 //! Base images: where they come from, and what a build needs of them.
+//!
+//! [`Loader::load`] puts the layers of a base image into the store, byte for byte, and gives back
+//! its config; [`tree::BaseTree`] then says what stands at a path of it.
 
-use std::str::FromStr;
+mod archive;
+pub mod auth;
+mod daemon;
+mod docker_archive;
+mod files;
+mod layout;
+mod manifest;
+pub mod media;
+mod platform;
+mod registry;
+pub mod remote;
+mod scan;
+#[cfg(test)]
+mod testing;
+mod token;
+pub mod tree;
 
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use platform::Platform;
 
 use crate::{
     digest::{DiffId, Digest},
-    error::{Error, Result},
+    error::{Error, Exit, Result},
+    report::Reporter,
+    store::Store,
 };
 
 /// Where a base image comes from, as `--base` says it.
@@ -16,14 +45,27 @@ pub enum BaseSource {
     Scratch,
     /// An OCI image layout folder (`oci:DIR` or `oci:DIR:TAG`).
     OciLayout(String),
-    /// An OCI image layout in one tar (`oci-archive:FILE`).
+    /// An OCI image layout in one tar (`oci-archive:FILE` or `oci-archive:FILE:TAG`).
     OciArchive(String),
-    /// What `docker save` writes (`docker-archive:FILE`).
+    /// What `docker save` writes (`docker-archive:FILE` or `docker-archive:FILE:REF`).
     DockerArchive(String),
     /// An image that the Docker daemon holds (`docker-daemon:REF`).
     DockerDaemon(String),
     /// An image in a registry, pulled by tag or digest.
     Registry(String),
+}
+
+impl std::fmt::Display for BaseSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Scratch => f.write_str("scratch"),
+            Self::OciLayout(rest) => write!(f, "oci:{rest}"),
+            Self::OciArchive(rest) => write!(f, "oci-archive:{rest}"),
+            Self::DockerArchive(rest) => write!(f, "docker-archive:{rest}"),
+            Self::DockerDaemon(reference) => write!(f, "docker-daemon:{reference}"),
+            Self::Registry(reference) => f.write_str(reference),
+        }
+    }
 }
 
 impl FromStr for BaseSource {
@@ -54,14 +96,15 @@ pub struct BaseImage {
     pub config: Value,
     /// The layers, lowest first, byte for byte as the source has them.
     pub layers: Vec<BaseLayer>,
-    /// How the user named the image; absent for scratch.
+    /// The image's name: a registry's full reference, else the source as the user wrote it (which
+    /// may hold a path of this machine); absent for scratch.
     pub name: Option<String>,
     /// The digest of the manifest; for archives without one, of the config.
     pub digest: Option<Digest>,
 }
 
 /// One layer of a base image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseLayer {
     /// The sha256 of the blob as it is in the store.
     pub digest: Digest,
@@ -71,4 +114,137 @@ pub struct BaseLayer {
     pub size: u64,
     /// The OCI media type of the blob.
     pub media_type: String,
+}
+
+/// What loading a base image needs. Cheap to clone.
+#[derive(Clone)]
+pub struct Loader {
+    /// Where the blobs go.
+    pub store: Store,
+    /// Where progress and warnings go.
+    pub reporter: Reporter,
+    /// The platform to choose out of an index, and that the image must be for.
+    pub platform: Platform,
+}
+
+impl Loader {
+    /// Loads a base image: its layers are in the store afterwards, under verified digests. A blob
+    /// that the store has is neither fetched nor copied again.
+    ///
+    /// `docker` is only awaited for [`BaseSource::DockerDaemon`]. Diff ids are those that the
+    /// image claims; [`tree::BaseTree::scan`] verifies them, for it reads every layer anyway.
+    ///
+    /// # Errors
+    /// When the image is not there, is damaged, is for another platform, or cannot be fetched.
+    pub async fn load(
+        &self,
+        source: &BaseSource,
+        docker: impl Future<Output = Result<bollard::Docker>>,
+    ) -> Result<BaseImage> {
+        let base = match source {
+            BaseSource::Scratch => return Ok(BaseImage::scratch()),
+            BaseSource::Registry(reference) => registry::pull(reference, self).await?,
+            BaseSource::DockerDaemon(name) => daemon::load(name, &docker.await?, self).await?,
+            local => {
+                let (loader, local) = (self.clone(), local.clone());
+                blocking(move || loader.load_local(&local)).await?
+            }
+        };
+        Ok(BaseImage {
+            name: base.name.or_else(|| Some(source.to_string())),
+            ..base
+        })
+    }
+
+    fn load_local(&self, source: &BaseSource) -> Result<BaseImage> {
+        let (store, reporter, platform) = (&self.store, &self.reporter, &self.platform);
+        match source {
+            BaseSource::OciLayout(text) => {
+                let (path, tag) = split_existing(text);
+                if !path.is_dir() {
+                    return Err(Error::input(format!("no folder {}", path.display()))
+                        .hint("oci: takes the folder of an OCI image layout, oci-archive: a file"));
+                }
+                layout::load(&files::Folder(path), tag, store, reporter, platform)
+            }
+            BaseSource::OciArchive(text) => {
+                let (path, tag) = split_existing(text);
+                let archive = archive::Archive::open(&path, store, reporter)?;
+                layout::load(&archive, tag, store, reporter, platform)
+            }
+            BaseSource::DockerArchive(text) => {
+                let (path, reference) = split_existing(text);
+                let archive = archive::Archive::open(&path, store, reporter)?;
+                docker_archive::load(&archive, reference, store, reporter, platform)
+            }
+            other => Err(Error::new(
+                Exit::Internal,
+                format!("{other} is not a local image"),
+            )),
+        }
+    }
+}
+
+impl BaseImage {
+    /// The base that is an empty root.
+    pub fn scratch() -> Self {
+        Self {
+            config: Value::Object(serde_json::Map::new()),
+            ..Self::default()
+        }
+    }
+}
+
+/// Runs file work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(Error::new(Exit::Internal, "a worker thread failed").why(e)))
+}
+
+/// Splits `PATH:TAG` where a path of the disk ends: both halves may hold colons.
+fn split_existing(text: &str) -> (PathBuf, Option<&str>) {
+    if Path::new(text).exists() {
+        return (text.into(), None);
+    }
+    let mut splits = text.match_indices(':').map(|(at, _)| (&text[..at], &text[at + 1..]));
+    splits
+        .find(|(path, tag)| !tag.is_empty() && Path::new(path).exists())
+        .map_or((text.into(), None), |(path, tag)| (path.into(), Some(tag)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_read_back_as_written() {
+        for text in [
+            "scratch",
+            "oci:out:v1",
+            "oci-archive:a.tar",
+            "docker-archive:a.tar",
+            "docker-daemon:debian:12",
+            "localhost:5000/base:1",
+            "debian:bookworm-slim",
+        ] {
+            assert_eq!(text.parse::<BaseSource>().unwrap().to_string(), text);
+        }
+        assert!("oci:".parse::<BaseSource>().is_err());
+        assert!("".parse::<BaseSource>().is_err());
+    }
+
+    #[test]
+    fn tags_start_where_paths_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a:b");
+        std::fs::create_dir(&path).unwrap();
+        let text = path.to_str().unwrap();
+        assert_eq!(split_existing(text), (path.clone(), None));
+        let tagged = format!("{text}:localhost:5000/x:1");
+        assert_eq!(split_existing(&tagged), (path.clone(), Some("localhost:5000/x:1")));
+        assert_eq!(split_existing("/no/such:1"), ("/no/such:1".into(), None));
+    }
 }

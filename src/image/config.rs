@@ -205,8 +205,8 @@ fn set_history(config: &mut Map<String, Value>, base: &BaseImage, top: &[TopLaye
     config.insert("history".into(), Value::Array(history));
 }
 
-/// RFC 3339 in UTC, as the config wants it.
-fn timestamp(seconds: u64) -> String {
+/// RFC 3339 in UTC, as the config wants it, from seconds since the epoch.
+pub fn timestamp(seconds: u64) -> String {
     let days = seconds / 86_400;
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     let (year, month, day) = civil(days);

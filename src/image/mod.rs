@@ -3,7 +3,7 @@
 mod config;
 mod manifest;
 
-pub use config::{ImageSettings, TopLayer, assemble_config};
+pub use config::{ImageSettings, TopLayer, assemble_config, timestamp};
 pub use manifest::{Descriptor, Index, Manifest, media};
 
 use crate::{base::BaseImage, digest::Digest, error::Result};

@@ -1,7 +1,5 @@
 //! Solving: specs and channels to exact packages, for the target and never for the builder.
 
-use std::path::Path;
-
 use rattler_conda_types::{
     Channel, GenericVirtualPackage, MatchSpec, RepoDataRecord, Subdir, Version,
     package::CondaArchiveType,
@@ -12,7 +10,10 @@ use rattler_virtual_packages::{Cuda, LibC};
 use reqwest_middleware::ClientWithMiddleware;
 
 use super::LockedEnv;
-use crate::error::{Error, Result, chain};
+use crate::{
+    error::{Error, Result, chain},
+    store::Store,
+};
 
 /// The glibc that conda-forge's own compilers target; every current base image has a newer one.
 const GLIBC: &str = "2.28";
@@ -83,11 +84,11 @@ pub struct SolveRequest<'a> {
 pub async fn solve(
     request: SolveRequest<'_>,
     client: ClientWithMiddleware,
-    repodata_dir: &Path,
+    store: &Store,
 ) -> Result<LockedEnv> {
     let gateway = Gateway::builder()
         .with_client(client)
-        .with_cache_dir(repodata_dir)
+        .with_cache_dir(store.repodata_dir())
         .finish();
     // By name only: a query by full spec would hide a channel's builds from strict priority.
     let names = request

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     digest::Hashing,
     error::{Error, Result, chain},
+    lock::LockedEnv,
 };
 
 /// The prefix that packages are linked into.
@@ -36,6 +37,8 @@ use crate::{
 pub struct Prefix {
     /// The absolute path as programs in the container see it, such as `/opt/conda`.
     pub path: String,
+    /// The same place from the image's root, through the base's symlinks: `opt/conda`.
+    pub root: String,
     /// The environment's Python, if it has one.
     pub python: Option<PythonInfo>,
     /// The platform of the environment.
@@ -43,9 +46,30 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// A prefix at `path` for these packages; `root` is where a layer has it.
+    ///
+    /// # Errors
+    /// When the environment's Python has no usable version.
+    pub fn new(path: &str, root: &str, locked: &LockedEnv) -> Result<Self> {
+        let platform = Subdir::Linux64;
+        let python = locked
+            .package("python")
+            .map(|record| {
+                PythonInfo::from_python_record(&record.package_record, platform)
+                    .map_err(|e| Error::input("the Python package is not usable").why(chain(&e)))
+            })
+            .transpose()?;
+        Ok(Self {
+            path: path.to_owned(),
+            root: root.to_owned(),
+            python,
+            platform,
+        })
+    }
+
     /// The path of something in the prefix, as a layer names it.
     pub fn entry_path(&self, relative: &Path) -> Vec<u8> {
-        let mut path = self.path.trim_start_matches('/').as_bytes().to_vec();
+        let mut path = self.root.as_bytes().to_vec();
         path.push(b'/');
         path.extend_from_slice(relative.as_os_str().as_bytes());
         path

@@ -1,1 +1,176 @@
-//! spec (skeleton)
+//! What to build: env.yml, imgbuild.yaml and flags, merged into one [`ImageSpec`].
+
+pub mod catalog;
+pub mod check;
+pub mod config;
+pub mod env_yaml;
+mod resolve;
+pub mod source;
+pub mod words;
+pub mod yaml;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use crate::{base::BaseSource, error::Result};
+
+pub use env_yaml::{ChannelName, EnvYaml, InputKind, Spec, detect};
+
+/// The base image when none is chosen: what the Miniconda image itself is built on. It has
+/// glibc, a shell and certificates' folder, and nothing that conda would bring again.
+pub const DEFAULT_BASE: &str = "docker.io/library/debian:bookworm-slim";
+/// The environment's prefix when none is chosen, and the prefix of a Miniconda base.
+pub const CONDA: &str = "/opt/conda";
+/// The most layers that an image may have, base included: 126 do not load in Docker's classic
+/// store ("max depth exceeded").
+pub const MAX_LAYERS: u32 = 125;
+
+/// What a build starts from: merged, validated, owned.
+#[derive(Clone, Debug)]
+pub struct ImageSpec {
+    /// The environment.
+    pub env: EnvYaml,
+    /// The base image.
+    pub base: BaseSource,
+    /// Names for the image, each with a tag; may be empty.
+    pub tags: Vec<String>,
+    /// The user's code, when there is any.
+    pub code: Option<CodeSpec>,
+    /// Where the environment stands in the image: absolute, normalised, without blanks.
+    pub prefix: String,
+    /// The Miniconda base below the environment, when there is one.
+    pub miniconda: Option<MinicondaSpec>,
+    /// The user to run as: `name|uid[:group|gid]`; the base image's when absent.
+    pub user: Option<String>,
+    /// The working directory; the code's folder, else the base image's, when not chosen.
+    pub workdir: Option<String>,
+    /// Environment variables: env.yml's `variables:`, then imgbuild.yaml's, then flags', where a
+    /// later one of the same name wins and keeps the earlier one's position.
+    pub variables: Vec<(String, String)>,
+    /// The entrypoint; absent when not chosen.
+    pub entrypoint: Option<Vec<String>>,
+    /// The default command; absent when not chosen.
+    pub cmd: Option<Vec<String>>,
+    /// Labels of the image config.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// The most layers that the image may have, base included; 1 to [`MAX_LAYERS`].
+    pub layer_budget: u32,
+    /// What `imgbuild probe` runs with when flags do not say otherwise.
+    pub probe: ProbeSpec,
+    /// What was read but has no effect, in words.
+    pub warnings: Vec<String>,
+}
+
+/// A folder of user code and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodeSpec {
+    /// The folder on this machine.
+    pub dir: PathBuf,
+    /// The folder in the image: absolute, normalised.
+    pub dest: String,
+}
+
+/// A Miniconda base: an environment of its own with `conda` in it, below the user's.
+#[derive(Clone, Debug)]
+pub struct MinicondaSpec {
+    /// Its prefix, [`CONDA`].
+    pub prefix: String,
+    /// What is in it.
+    pub specs: Vec<Spec>,
+}
+
+/// Whether a Miniconda base is wanted.
+#[derive(Clone, Debug)]
+pub enum MinicondaChoice {
+    /// The environment stands alone.
+    Off,
+    /// With these packages; none means python, conda and pip.
+    On(Vec<Spec>),
+}
+
+/// Settings of the probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeSpec {
+    /// The number of GPUs.
+    pub gpus: Option<u32>,
+    /// The number of processes.
+    pub nproc: Option<u32>,
+    /// The wall-clock limit in seconds.
+    pub timeout: Option<u64>,
+    /// The size of `/dev/shm` in bytes.
+    pub shm_size: Option<u64>,
+}
+
+/// What flags or an imgbuild.yaml set; everything else stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Another imgbuild.yaml than the one beside the environment file (flag only).
+    pub config: Option<PathBuf>,
+    /// The base image.
+    pub base: Option<BaseSource>,
+    /// The image's names; replace the file's when there are any.
+    pub tags: Vec<String>,
+    /// The user's code.
+    pub code: Option<CodeSpec>,
+    /// The user to run as.
+    pub user: Option<String>,
+    /// The working directory.
+    pub workdir: Option<String>,
+    /// Environment variables; added to the file's.
+    pub env: Vec<(String, String)>,
+    /// The entrypoint.
+    pub entrypoint: Option<Vec<String>>,
+    /// The default command.
+    pub cmd: Option<Vec<String>>,
+    /// Labels; added to the file's.
+    pub labels: Vec<(String, String)>,
+    /// Annotations; added to the file's.
+    pub annotations: Vec<(String, String)>,
+    /// The environment's prefix.
+    pub prefix: Option<String>,
+    /// Whether there is a Miniconda base.
+    pub miniconda: Option<MinicondaChoice>,
+    /// The most layers that the image may have, base included.
+    pub layers: Option<u32>,
+    /// Settings of the probe.
+    pub probe: ProbeSpec,
+}
+
+impl ImageSpec {
+    /// Reads an environment file and the imgbuild.yaml beside it, and applies flags.
+    ///
+    /// # Errors
+    /// An input error that names the file and place, or the flag, of what is wrong.
+    pub fn resolve(env_file: &Path, overrides: Overrides) -> Result<Self> {
+        resolve::resolve(env_file, overrides)
+    }
+}
+
+impl CodeSpec {
+    /// Where code goes when nothing else is said.
+    pub const DEFAULT_DEST: &'static str = "/workspace";
+}
+
+impl FromStr for CodeSpec {
+    type Err = String;
+
+    /// Takes `DIR` or `DIR:/dest`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (dir, dest) = match text.rfind(":/") {
+            Some(at) => (&text[..at], &text[at + 1..]),
+            None => (text, Self::DEFAULT_DEST),
+        };
+        if dir.is_empty() {
+            return Err("it names no folder; write DIR or DIR:/dest".into());
+        }
+        Ok(Self {
+            dir: dir.into(),
+            dest: check::own_folder(dest)?,
+        })
+    }
+}

@@ -1,0 +1,218 @@
+//! Pulls an image: manifest by tag, then config and layers by digest, into the store.
+
+use std::io::Write;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use oci_client::{Reference, RegistryOperation, manifest::OciDescriptor};
+
+use super::{
+    BaseImage, Loader,
+    files::{damaged, label},
+    manifest::{self, Descriptor, Document, LayerBlob, MAX_DEPTH, MAX_DOCUMENT, Manifest},
+    media,
+    remote::{Failure, Remote, interrupted},
+};
+use crate::{
+    digest::Digest,
+    error::{Error, Result, chain},
+    store::{BlobWriter, Store},
+};
+
+/// How many blobs are fetched at once: as many as Docker does.
+const CONCURRENT: usize = 3;
+
+const MANIFESTS: [&str; 4] = [
+    media::OCI_INDEX,
+    media::OCI_MANIFEST,
+    media::DOCKER_LIST,
+    media::DOCKER_MANIFEST,
+];
+
+/// Pulls the image of a reference for the loader's platform.
+///
+/// # Errors
+/// When the registry cannot be reached, refuses, has no such image, or sends other bytes than the
+/// manifest says.
+pub(super) async fn pull(reference: &str, loader: &Loader) -> Result<BaseImage> {
+    let remote = Remote::connect(reference, RegistryOperation::Pull, &loader.reporter).await?;
+    pull_from(&remote, loader).await
+}
+
+async fn pull_from(remote: &Remote, loader: &Loader) -> Result<BaseImage> {
+    let name = remote.reference().whole();
+    let place = |error: Error| error.at(&name);
+    let (digest, manifest) = find(remote, loader).await?;
+    let mut layers = manifest.layers().map_err(place)?;
+    let config = config(remote, &manifest.config, loader).await?;
+    let (config, diff_ids) = manifest::read_config(&config, &loader.platform).map_err(place)?;
+    fetch_layers(remote, &layers, loader).await?;
+    media::correct(&mut layers, &loader.store, &loader.reporter).map_err(place)?;
+    let base = manifest::assemble(config, layers, diff_ids, digest).map_err(place)?;
+    Ok(BaseImage {
+        name: Some(name),
+        ..base
+    })
+}
+
+/// Follows the tag to the manifest of the platform.
+async fn find(remote: &Remote, loader: &Loader) -> Result<(Digest, Manifest)> {
+    let name = remote.reference().whole();
+    let mut at = remote.reference().clone();
+    for _ in 0..MAX_DEPTH {
+        let (digest, bytes) = document(remote, &at).await?;
+        let parsed = Document::parse(&bytes).map_err(|e| e.at(&name))?;
+        let entries = match parsed {
+            Document::Manifest(manifest) => return Ok((digest, manifest)),
+            Document::Index(entries) => entries,
+        };
+        let chosen = manifest::choose(&entries, &loader.platform, None, false);
+        let chosen = chosen.map_err(|e| e.at(&name))?.digest()?;
+        at = remote.reference().clone_with_digest(chosen.to_string());
+    }
+    Err(Error::input("image indexes point to each other without end").at(name))
+}
+
+/// Fetches a manifest or an index; one asked for by digest must have it.
+async fn document(remote: &Remote, at: &Reference) -> Result<(Digest, Vec<u8>)> {
+    let expected = at.digest().map(manifest::sha256).transpose()?;
+    let bytes = remote
+        .retrying(|| async {
+            let request = remote.client().pull_manifest_raw(at, remote.auth(), &MANIFESTS);
+            let (bytes, _) = request.await.map_err(|e| remote.failure(e))?;
+            Ok(bytes)
+        })
+        .await?;
+    let found = Digest::of(&bytes);
+    if let Some(expected) = expected.filter(|expected| *expected != found) {
+        return Err(damaged(&expected, &found, bytes.len() as u64).at(at.whole()));
+    }
+    Ok((found, bytes.into()))
+}
+
+async fn config(remote: &Remote, config: &Descriptor, loader: &Loader) -> Result<Vec<u8>> {
+    if config.size > MAX_DOCUMENT {
+        return Err(Error::input(format!("the image's config is too large: {} bytes", config.size))
+            .at(remote.reference().whole()));
+    }
+    let digest = config.digest()?;
+    fetch(remote, &digest, config.size, "base config".into(), loader).await?;
+    loader.store.read_blob(&digest)
+}
+
+async fn fetch_layers(remote: &Remote, layers: &[LayerBlob], loader: &Loader) -> Result<()> {
+    // A layer may stand in a manifest more than once, and must not be fetched twice at a time.
+    let mut missing: Vec<&LayerBlob> = Vec::new();
+    for layer in layers {
+        if !missing.iter().any(|other| other.digest == layer.digest) {
+            missing.push(layer);
+        }
+    }
+    missing.retain(|layer| !loader.store.has_blob(&layer.digest, layer.size));
+    if !missing.is_empty() {
+        let bytes = missing.iter().map(|layer| layer.size).sum();
+        loader.reporter.step(format_args!(
+            "pulling {}: {} of {} layers, {}",
+            remote.reference().whole(),
+            missing.len(),
+            layers.len(),
+            crate::report::human_bytes(bytes)
+        ));
+    }
+    stream::iter(missing)
+        .map(|layer| fetch(remote, &layer.digest, layer.size, label(&layer.digest), loader))
+        .buffer_unordered(CONCURRENT)
+        .try_collect()
+        .await
+}
+
+/// Fetches a blob into the store, unless it is there.
+async fn fetch(
+    remote: &Remote,
+    digest: &Digest,
+    size: u64,
+    label: String,
+    loader: &Loader,
+) -> Result<()> {
+    if loader.store.has_blob(digest, size) {
+        return Ok(());
+    }
+    remote
+        .retrying(|| async {
+            let task = loader.reporter.bytes(label.as_str(), Some(size));
+            let mut writer = loader.store.blob_writer()?;
+            let received = receive(remote, digest, size, &mut writer, &task).await?;
+            if received != size {
+                return Err(Failure {
+                    error: Error::environment(format!("cannot pull {}", remote.reference().whole()))
+                        .why(format!("layer {digest} broke off after {received} of {size} bytes")),
+                    transient: true,
+                });
+            }
+            keep(writer, *digest, &loader.store, remote).await
+        })
+        .await
+}
+
+/// Writes what the registry sends, one byte more than expected at the most.
+async fn receive(
+    remote: &Remote,
+    digest: &Digest,
+    size: u64,
+    writer: &mut BlobWriter,
+    task: &crate::report::Task,
+) -> Result<u64, Failure> {
+    let blob = OciDescriptor {
+        digest: digest.to_string(),
+        ..OciDescriptor::default()
+    };
+    let request = remote.client().pull_blob_stream(remote.reference(), &blob);
+    let mut body = request.await.map_err(|e| remote.failure(e))?;
+    let mut received = 0;
+    while let Some(chunk) = body.next().await {
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            // oci-client found another digest at the end; ours is compared below, in words.
+            Err(e) if is_digest(&e) => break,
+            Err(e) => {
+                return Err(Failure {
+                    transient: interrupted(&e),
+                    error: Error::environment(format!("cannot pull {}", remote.reference().whole()))
+                        .why(format!("layer {digest} broke off after {received} of {size} bytes"))
+                        .why(chain(&e)),
+                });
+            }
+        };
+        received += chunk.len() as u64;
+        if received > size {
+            return Err(Error::environment(format!("cannot pull {}", remote.reference().whole()))
+                .why(format!("layer {digest} is longer than the {size} bytes that the manifest says"))
+                .into());
+        }
+        writer
+            .write_all(&chunk)
+            .map_err(|e| Error::environment("cannot write to the cache").why(e))?;
+        task.add(chunk.len() as u64);
+    }
+    Ok(received)
+}
+
+fn is_digest(error: &std::io::Error) -> bool {
+    error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<oci_client::errors::DigestError>())
+}
+
+/// Syncing to disk takes long: not on an async thread.
+async fn keep(
+    writer: BlobWriter,
+    digest: Digest,
+    store: &Store,
+    remote: &Remote,
+) -> Result<(), Failure> {
+    let place = store.blob_path(&digest);
+    let kept = super::blocking(move || writer.finish_expecting(&digest, |_| place)).await?;
+    kept.map(drop).map_err(|(found, bytes)| {
+        let error = damaged(&digest, &found, bytes);
+        error.at(remote.reference().whole()).into()
+    })
+}

@@ -1,0 +1,208 @@
+//! Executing a build: plans to layers to an image. The one place where the stages meet.
+
+mod environment;
+mod layers;
+mod state;
+
+use std::collections::BTreeMap;
+
+use reqwest_middleware::ClientWithMiddleware;
+use tokio::runtime::Handle;
+
+pub use environment::Environment;
+
+use crate::{
+    base::{BaseImage, tree::BaseTree},
+    code,
+    error::Result,
+    image::{self, Image, ImageSettings},
+    layer::Compressors,
+    lock::{Lock, LockedEnv},
+    package::Prefix,
+    plan::{self, Budget, LayerPlan, MAX_LAYERS},
+    report::Reporter,
+    spec::{CONDA, ImageSpec, Spec},
+    store::Store,
+};
+use layers::{Code, PackageLayers, Place};
+use state::PrefixState;
+
+/// The label that names the wrapper which runs activation scripts.
+pub const ENTRYPOINT_LABEL: &str = "dev.imgbuild.entrypoint";
+/// The label that names the environment's prefix.
+pub const PREFIX_LABEL: &str = "dev.imgbuild.prefix";
+
+/// What every step of a build needs.
+pub struct Tools<'a> {
+    /// The cache.
+    pub store: &'a Store,
+    /// Progress.
+    pub reporter: &'a Reporter,
+    /// The channels' HTTP client.
+    pub client: &'a ClientWithMiddleware,
+    /// Where downloads run.
+    pub runtime: &'a Handle,
+    /// Threads that compress.
+    pub compressors: &'a Compressors,
+    /// How many layers are built at once.
+    pub threads: usize,
+}
+
+/// Builds the image. Every blob is in the store afterwards.
+///
+/// # Errors
+/// The first package, layer or file that cannot be used; nothing half-made is kept.
+pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>) -> Result<Image> {
+    let tree = BaseTree::scan(&base.layers, tools.store)?;
+    let environments = environments(spec, lock, base, &tree, tools)?;
+    for environment in &environments {
+        environment.warn(tools.reporter);
+    }
+    let mut top = Vec::new();
+    for environment in &environments {
+        top.extend(PackageLayers { environment, tools }.build()?);
+    }
+    let created = created(lock);
+    let wrapper = wrapper(spec, &environments);
+    let states: Vec<PrefixState<'_>> = environments
+        .iter()
+        .map(|environment| PrefixState {
+            environment,
+            created,
+        })
+        .collect();
+    top.push(layers::state(&states, wrapper.is_some(), tools)?);
+    if let Some(code) = &spec.code {
+        let place = Place::resolve(&tree, &code.dest)?;
+        let files = code::collect(&code.dir)?;
+        top.push(Code { files, place }.build(tools)?);
+    }
+    let settings = settings(spec, wrapper, created);
+    let image = image::assemble(base, &top, &settings)?;
+    tools.store.put_blob(&image.config)?;
+    tools.store.put_blob(&image.manifest)?;
+    Ok(image)
+}
+
+/// The prefixes of the image, the Miniconda base first.
+fn environments<'a>(
+    spec: &ImageSpec,
+    lock: &'a Lock,
+    base: &BaseImage,
+    tree: &BaseTree,
+    tools: &Tools<'_>,
+) -> Result<Vec<Environment<'a>>> {
+    let budget = budget(spec, base)?;
+    let mut all = Vec::new();
+    if let (Some(miniconda), Some(locked)) = (&spec.miniconda, &lock.miniconda) {
+        let plan = plan::plan_miniconda(locked.packages(), &budget);
+        let mut base = environment(locked, &miniconda.prefix, plan, tree, tools)?;
+        base.requested = texts(&miniconda.specs);
+        all.push(base);
+    }
+    let plan = plan::plan(lock.env.packages(), spec.miniconda.is_some(), &budget);
+    let mut env = environment(&lock.env, &spec.prefix, plan, tree, tools)?;
+    env.requested = texts(&spec.env.specs);
+    all.push(env);
+    Ok(all)
+}
+
+fn texts(specs: &[Spec]) -> Vec<String> {
+    specs.iter().map(|spec| spec.text.clone()).collect()
+}
+
+fn environment<'a>(
+    locked: &'a LockedEnv,
+    prefix: &str,
+    plan: LayerPlan,
+    tree: &BaseTree,
+    tools: &Tools<'_>,
+) -> Result<Environment<'a>> {
+    let place = Place::resolve(tree, prefix)?;
+    let prefix = Prefix::new(prefix, &place.root, locked)?;
+    Environment::survey(locked, prefix, place, plan, tools)
+}
+
+/// What the packages may take: the image's budget less the base's layers, the state's and the
+/// code's; halved where a Miniconda base needs layers too.
+fn budget(spec: &ImageSpec, base: &BaseImage) -> Result<Budget> {
+    let total = (spec.layer_budget as usize).min(MAX_LAYERS);
+    let taken = base.layers.len() + 2;
+    let parts = if spec.miniconda.is_some() { 2 } else { 1 };
+    let free = total.saturating_sub(taken) / parts;
+    if free < Budget::MIN {
+        let least = taken + Budget::MIN * parts;
+        return Err(crate::error::Error::input(format!(
+            "{total} layers are too few for this image"
+        ))
+        .why(format!(
+            "the base image has {}; packages, environment and code need {}",
+            base.layers.len(),
+            least - base.layers.len()
+        ))
+        .hint(format!("allow at least {least} with --max-layers, or choose a base with fewer")));
+    }
+    Ok(Budget::of(free))
+}
+
+/// The wrapper's path, when there is something to activate.
+fn wrapper(spec: &ImageSpec, environments: &[Environment<'_>]) -> Option<String> {
+    environments
+        .last()
+        .filter(|environment| environment.survey.activation)
+        .map(|_| format!("{}/{}", spec.prefix, state::WRAPPER))
+}
+
+/// When the image was made: `SOURCE_DATE_EPOCH` (reproducible-builds.org), else the build time
+/// of the newest package, so that the same lock gives the same image on any day.
+fn created(lock: &Lock) -> u64 {
+    let given = std::env::var("SOURCE_DATE_EPOCH")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| {
+        let environments = [Some(&lock.env), lock.miniconda.as_ref()];
+        environments
+            .into_iter()
+            .flatten()
+            .flat_map(LockedEnv::packages)
+            .filter_map(|record| record.package_record.timestamp.as_ref())
+            .map(|time| u64::try_from(time.timestamp()).unwrap_or(0))
+            .max()
+            .unwrap_or(0)
+    })
+}
+
+fn settings(spec: &ImageSpec, wrapper: Option<String>, created: u64) -> ImageSettings {
+    let name = if spec.miniconda.is_some() {
+        spec.env.name.as_deref().unwrap_or("env")
+    } else {
+        "base"
+    };
+    let mut env = BTreeMap::from([
+        ("CONDA_DEFAULT_ENV".to_owned(), name.to_owned()),
+        ("CONDA_PREFIX".to_owned(), spec.prefix.clone()),
+    ]);
+    env.extend(spec.variables.iter().cloned());
+    let mut path = vec![format!("{}/bin", spec.prefix)];
+    if spec.miniconda.is_some() {
+        path.push(format!("{CONDA}/condabin"));
+    }
+    let mut labels = BTreeMap::from([(PREFIX_LABEL.to_owned(), spec.prefix.clone())]);
+    if let Some(wrapper) = &wrapper {
+        labels.insert(ENTRYPOINT_LABEL.to_owned(), wrapper.clone());
+    }
+    labels.extend(spec.labels.clone());
+    ImageSettings {
+        env,
+        path,
+        workdir: spec.workdir.clone(),
+        user: spec.user.clone(),
+        entrypoint: spec.entrypoint.clone(),
+        cmd: spec.cmd.clone(),
+        wrapper,
+        labels,
+        annotations: spec.annotations.clone(),
+        created,
+        architecture: "amd64".into(),
+    }
+}

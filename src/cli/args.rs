@@ -1,0 +1,226 @@
+//! The flags.
+
+use std::path::PathBuf;
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    base::BaseSource,
+    sink::Output,
+    spec::{CodeSpec, MinicondaChoice, Overrides, ProbeSpec, check, words},
+};
+
+const AFTER_HELP: &str = "\
+Exit status:
+  0    success
+  1    a fault of imgbuild itself
+  2    bad input: a file, a flag, specs that cannot be met
+  3    the environment: network, disk, Docker daemon, registry
+  4    the probe ran and failed
+  5    the probe could not run
+  130  stopped by Ctrl-C or SIGTERM";
+
+/// Turn a conda environment file into a layered OCI image, and prove that it trains.
+#[derive(Parser)]
+#[command(name = "imgbuild", version, after_help = AFTER_HELP)]
+pub(super) struct Args {
+    /// Print nothing but results, warnings and errors.
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Choose the exact packages and write them to a lock beside the environment file.
+    Lock(LockArgs),
+    /// Build an image; lock first if the lock is missing or out of date.
+    Build(Box<BuildArgs>),
+    /// Run a real multi-process DDP training job in an image.
+    Probe(ProbeArgs),
+    /// Write out a ready image definition.
+    Init(InitArgs),
+}
+
+#[derive(Group)]
+pub(super) struct LockArgs {
+    /// A conda environment file.
+    pub env: PathBuf,
+    /// The settings file [default: imgbuild.yaml beside the environment file].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Lock a Miniconda base below the environment too.
+    #[arg(long)]
+    pub miniconda: bool,
+}
+
+#[derive(Group)]
+pub(super) struct BuildArgs {
+    /// A conda environment file.
+    pub env: PathBuf,
+    /// Name the image; may be given more than once.
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    pub tags: Vec<String>,
+    /// Load the image into the Docker daemon.
+    #[arg(long)]
+    pub load: bool,
+    /// Write the image: type=oci,dest=DIR, type=oci-archive,dest=FILE or
+    /// type=docker-archive,dest=FILE.
+    #[arg(short, long = "output", value_name = "TYPE,DEST")]
+    pub outputs: Vec<Output>,
+    /// Load the image, then probe it; exit status 4 or 5 is the probe's.
+    #[arg(long)]
+    pub probe: bool,
+    /// The base image: oci:DIR, oci-archive:FILE, docker-archive:FILE, docker-daemon:REF, a
+    /// registry reference, or scratch [default: docker.io/library/debian:bookworm-slim].
+    #[arg(long, value_name = "IMAGE")]
+    pub base: Option<BaseSource>,
+    /// Put a folder of your code into the image [default destination: /workspace].
+    #[arg(long, value_name = "DIR[:/DEST]")]
+    pub code: Option<CodeSpec>,
+    /// Where the environment stands in the image [default: /opt/conda].
+    #[arg(long, value_name = "PATH")]
+    pub prefix: Option<String>,
+    /// Put the environment at /opt/conda/envs/NAME over a Miniconda base with its own Python.
+    #[arg(long)]
+    pub miniconda: bool,
+    /// The user to run as.
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// The working directory.
+    #[arg(long, value_name = "PATH")]
+    pub workdir: Option<String>,
+    /// Set an environment variable in the image.
+    #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = pair)]
+    pub variables: Vec<(String, String)>,
+    /// The entrypoint, in words as a shell splits them.
+    #[arg(long, value_name = "COMMAND", value_parser = command_words)]
+    pub entrypoint: Option<Words>,
+    /// The default command, in words as a shell splits them.
+    #[arg(long, value_name = "COMMAND", value_parser = command_words)]
+    pub cmd: Option<Words>,
+    /// Add a label.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    pub labels: Vec<(String, String)>,
+    /// Add an annotation to the manifest.
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = pair)]
+    pub annotations: Vec<(String, String)>,
+    /// The most layers that the image may have, the base's included [default: 125].
+    #[arg(long, value_name = "N")]
+    pub max_layers: Option<u32>,
+    /// The settings file [default: imgbuild.yaml beside the environment file].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub job: JobArgs,
+}
+
+#[derive(Group)]
+pub(super) struct ProbeArgs {
+    /// The image: a name or an ID that the Docker daemon or imgbuild's store knows.
+    pub image: String,
+    /// How to print the report.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    #[command(flatten)]
+    pub job: JobArgs,
+}
+
+/// The job that a probe runs.
+#[derive(Group, Clone)]
+#[command(next_help_heading = "Probe")]
+pub(super) struct JobArgs {
+    /// Run one process a GPU on that many GPUs, over NCCL.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub gpus: Option<u32>,
+    /// Run on CPUs over gloo: proves the software path, not the GPUs.
+    #[arg(long, conflicts_with = "gpus")]
+    pub cpu: bool,
+    /// How many processes on CPUs [default: 4].
+    #[arg(long, value_name = "N", requires = "cpu",
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub nproc: Option<u32>,
+    /// Stop the job after that many seconds [default: 300].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
+    /// The size of /dev/shm, such as 8g.
+    #[arg(long, value_name = "SIZE", value_parser = check::size)]
+    pub shm_size: Option<u64>,
+}
+
+#[derive(Group)]
+pub(super) struct InitArgs {
+    /// The definition to write out.
+    #[arg(required_unless_present = "list")]
+    pub name: Option<String>,
+    /// List the definitions.
+    #[arg(long, conflicts_with = "name")]
+    pub list: bool,
+    /// The folder to write to.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+    /// Replace files that are there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// A command in words; a type of its own because clap takes a `Vec` as a repeated flag.
+#[derive(Clone, Debug)]
+pub(super) struct Words(pub Vec<String>);
+
+fn command_words(text: &str) -> Result<Words, String> {
+    words::split(text).map(Words)
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "write KEY=VALUE".to_owned())
+}
+
+impl LockArgs {
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides {
+            config: self.config.clone(),
+            miniconda: miniconda(self.miniconda),
+            ..Overrides::default()
+        }
+    }
+}
+
+impl BuildArgs {
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides {
+            config: self.config.clone(),
+            base: self.base.clone(),
+            tags: self.tags.clone(),
+            code: self.code.clone(),
+            user: self.user.clone(),
+            workdir: self.workdir.clone(),
+            env: self.variables.clone(),
+            entrypoint: self.entrypoint.clone().map(|words| words.0),
+            cmd: self.cmd.clone().map(|words| words.0),
+            labels: self.labels.clone(),
+            annotations: self.annotations.clone(),
+            prefix: self.prefix.clone(),
+            miniconda: miniconda(self.miniconda),
+            layers: self.max_layers,
+            probe: ProbeSpec::default(),
+        }
+    }
+}
+
+fn miniconda(wanted: bool) -> Option<MinicondaChoice> {
+    wanted.then(|| MinicondaChoice::On(Vec::new()))
+}

@@ -1,0 +1,127 @@
+//! `imgbuild build`.
+
+use std::{num::NonZeroUsize, process::ExitCode, thread};
+
+use super::{
+    args::{BuildArgs, Format},
+    interruptible,
+    lock::Locker,
+    print, probe, runtime, warn_all,
+};
+use crate::{
+    base::{Loader, Platform},
+    build::{self, Tools},
+    docker,
+    error::{Error, Result},
+    image::Image,
+    layer::Compressors,
+    lock,
+    report::{Reporter, human_bytes},
+    sink::{Output, OutputKind, write_archive, write_layout},
+    spec::ImageSpec,
+    store::{Store, StoredImage},
+};
+
+pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
+    let spec = ImageSpec::resolve(&args.env, args.overrides())?;
+    warn_all(&spec.warnings, reporter);
+    let job = args
+        .probe
+        .then(|| probe::job(&args.job, &spec.probe))
+        .transpose()?;
+    let store = Store::open(Store::default_root()?)?;
+    let runtime = runtime()?;
+    let image = make(&args, &spec, &store, &runtime, reporter)?;
+    keep(&image, &spec, &store)?;
+    for output in &args.outputs {
+        write_output(&image, &spec, output, &store)?;
+        reporter.step(format!("Wrote {}", output.dest.display()));
+    }
+    if args.load || args.probe {
+        runtime.block_on(interruptible(load(&image, &spec.tags, &store, reporter)))?;
+    }
+    print(image.digest);
+    match job {
+        None => Ok(ExitCode::SUCCESS),
+        Some(job) => {
+            let id = image.config_digest.to_string();
+            let name = spec.tags.first().unwrap_or(&id);
+            probe::probe_and_print(name, job, Format::Text, &runtime, &store, reporter)
+        }
+    }
+}
+
+fn make(
+    args: &BuildArgs,
+    spec: &ImageSpec,
+    store: &Store,
+    runtime: &tokio::runtime::Runtime,
+    reporter: &Reporter,
+) -> Result<Image> {
+    let client = lock::http_client()?;
+    let locker = Locker {
+        spec,
+        store,
+        client: &client,
+        runtime: runtime.handle(),
+        reporter,
+    };
+    let lock = locker.current(&args.env)?;
+    let loader = Loader {
+        store: store.clone(),
+        reporter: reporter.clone(),
+        platform: Platform::linux_amd64(),
+    };
+    let daemon = async { Ok(docker::connect().await?.docker) };
+    let base = runtime.block_on(interruptible(loader.load(&spec.base, daemon)))?;
+    let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let tools = Tools {
+        store,
+        reporter,
+        client: &client,
+        runtime: runtime.handle(),
+        compressors: &Compressors::new(threads),
+        threads: threads.get(),
+    };
+    let image = build::build(spec, &lock, &base, &tools)?;
+    reporter.step(format!(
+        "Image  {} ({} layers, {})",
+        image.digest,
+        image.layers.len(),
+        human_bytes(image.layers.iter().map(|layer| layer.size).sum())
+    ));
+    Ok(image)
+}
+
+/// Names the image in the store; its blobs are there already.
+fn keep(image: &Image, spec: &ImageSpec, store: &Store) -> Result<()> {
+    for tag in &spec.tags {
+        store.put_image(&StoredImage {
+            reference: tag.clone(),
+            manifest: image.digest,
+            size: image.manifest.len() as u64,
+        })?;
+    }
+    Ok(())
+}
+
+fn write_output(image: &Image, spec: &ImageSpec, output: &Output, store: &Store) -> Result<()> {
+    match output.kind {
+        OutputKind::Oci => write_layout(image, &spec.tags, &output.dest, store),
+        OutputKind::Archive(kind) => {
+            if output.dest.is_dir() {
+                return Err(Error::input(format!(
+                    "{} is a folder, the archive is a file",
+                    output.dest.display()
+                ))
+                .hint("name the file: dest=out/image.tar"));
+            }
+            write_archive(image, &spec.tags, kind, &output.dest, store)
+        }
+    }
+}
+
+async fn load(image: &Image, tags: &[String], store: &Store, reporter: &Reporter) -> Result<()> {
+    let daemon = docker::connect().await?;
+    docker::load(&daemon, image, tags, store, reporter).await
+}

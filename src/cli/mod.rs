@@ -1,0 +1,74 @@
+//! The command line: flags to settings, settings to commands, errors to exit statuses.
+
+mod args;
+mod build;
+mod init;
+mod lock;
+mod probe;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    error::{Error, Exit, Result},
+    report::Reporter,
+};
+use args::{Args, Command};
+
+/// Runs the program. Results go to stdout, all else to stderr.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let reporter = Reporter::stderr(args.quiet);
+    match run(args.command, &reporter) {
+        Ok(exit) => exit,
+        Err(error) => {
+            reporter.error(&error);
+            ExitCode::from(error.exit() as u8)
+        }
+    }
+}
+
+fn run(command: Command, reporter: &Reporter) -> Result<ExitCode> {
+    // One provider for all of TLS; it can only be there already when a test runs in-process.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match command {
+        Command::Lock(args) => lock::run(args, reporter),
+        Command::Build(args) => build::run(*args, reporter),
+        Command::Probe(args) => probe::run(args, reporter),
+        Command::Init(args) => init::run(&args, reporter),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::environment("cannot start the I/O threads").why(e))
+}
+
+/// Runs a future; Ctrl-C and SIGTERM end it, so that guards in it can clean up.
+async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = || Error::new(Exit::Interrupted, "stopped");
+    let mut terminated = signal(SignalKind::terminate())
+        .map_err(|e| Error::environment("cannot listen for signals").why(e))?;
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err(stop()),
+        _ = terminated.recv() => Err(stop()),
+    }
+}
+
+/// Prints a result. A closed pipe is the reader's wish, not an error.
+fn print(line: impl std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn warn_all(warnings: &[String], reporter: &Reporter) {
+    for warning in warnings {
+        reporter.warn(warning);
+    }
+}

@@ -1,0 +1,205 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(text: &str) -> Result<EnvYaml> {
+    EnvYaml::parse(text, "env.yml", Path::new("/work/project"))
+}
+
+fn refused(text: &str) -> String {
+    let error = parse(text).unwrap_err();
+    assert_eq!(error.exit(), crate::error::Exit::Input);
+    error.to_string()
+}
+
+const EXPORT: &str = "\
+name: train
+channels:
+  - pytorch
+  - nodefaults
+  - conda-forge
+dependencies:
+  - _libgcc_mutex=0.1=conda_forge
+  - numpy=1.26.4=py311h64a7726_0  # comment
+  - python=3.11
+  - \"pytorch>=2.0,<3\"
+  - conda-forge::blas=*=mkl
+  - pip
+variables:
+  PY: 3.10
+  FLAG: true
+  TEXT: a b
+prefix: /home/someone/miniconda3/envs/train
+";
+
+#[test]
+fn an_export_is_read_whole() {
+    let env = parse(EXPORT).unwrap();
+    assert_eq!(env.name.as_deref(), Some("train"));
+    let channels: Vec<_> = env
+        .channels
+        .iter()
+        .map(|c| (c.text.as_str(), c.line))
+        .collect();
+    assert_eq!(channels, [("pytorch", 3), ("conda-forge", 5)]);
+    let specs: Vec<_> = env
+        .specs
+        .iter()
+        .map(|s| (s.text.as_str(), s.line, s.column))
+        .collect();
+    assert_eq!(specs[1], ("numpy=1.26.4=py311h64a7726_0", 8, 5));
+    assert_eq!(specs[3], ("pytorch>=2.0,<3", 10, 5));
+    assert_eq!(specs.len(), 6);
+    let numpy = &env.specs[1].match_spec;
+    assert_eq!(numpy.build.as_ref().unwrap().to_string(), "py311h64a7726_0");
+    let blas = &env.specs[4].match_spec;
+    assert_eq!(blas.channel.as_ref().unwrap().name(), "conda-forge");
+    let variables: Vec<_> = env
+        .variables
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect();
+    assert_eq!(variables, ["PY=3.10", "FLAG=true", "TEXT=a b"]);
+    assert_eq!(env.warnings.len(), 1);
+    assert!(
+        env.warnings[0].contains("env.yml:17: 'prefix:' is ignored"),
+        "{:?}",
+        env.warnings
+    );
+}
+
+#[test]
+fn channels_are_names_urls_and_paths() {
+    let text = "channels: [./channel, ../up, /abs/c, file:///x/y, https://host/c/label/dev, a/label/b, a/label/b]\ndependencies: [python]";
+    let env = parse(text).unwrap();
+    let channels: Vec<_> = env.channels.iter().map(|c| c.text.as_str()).collect();
+    assert_eq!(
+        channels,
+        [
+            "file:///work/project/channel",
+            "file:///work/up",
+            "file:///abs/c",
+            "file:///x/y",
+            "https://host/c/label/dev",
+            "a/label/b"
+        ]
+    );
+    let env = parse("dependencies: [python]").unwrap();
+    assert_eq!(env.channels[0].text, DEFAULT_CHANNEL);
+    assert!(env.warnings[0].contains("conda-forge is used"));
+    let env = parse("channels: [defaults]\ndependencies: [python]").unwrap();
+    assert!(env.warnings[0].contains("licence"));
+}
+
+#[test]
+fn texts_of_refusals() {
+    let cases = [
+        "name: x\ndependncies:\n  - python\n",
+        "dependencies:\n  - python=3.11\n  - numpy>>1\n",
+        "dependencies:\n  - python\n  - pip:\n    - torch\n",
+        "dependencies:\n  - https://host/linux-64/a-1-0.conda\n",
+        "dependencies:\n  - py*\n",
+        "dependencies:\n  - sel(linux): gcc\n",
+        "dependencies: python\n",
+        "name: a/b\ndependencies: [python]\n",
+        "channels:\n- a b\ndependencies: [python]\n",
+        "variables: {1A: x}\ndependencies: [python]\n",
+        "variables: {A: [x]}\ndependencies: [python]\n",
+        "name: x\n",
+        "- python\n",
+        "",
+    ];
+    let texts: Vec<String> = cases.iter().map(|text| refused(text)).collect();
+    insta::assert_snapshot!(texts.join("\n\n"));
+}
+
+#[test]
+fn odd_specs_are_refused_not_guessed() {
+    for spec in [
+        "'>=1.2'",
+        "'numpy>='",
+        "'numpy=='",
+        "'=1'",
+        "'numpy=1=a=b'",
+        "''",
+        "'a b c d'",
+        "./x::y",
+        "'numpy[foo=1]'",
+    ] {
+        let text = refused(&format!("dependencies: [{spec}]"));
+        assert!(text.contains("is not a package spec"), "{spec}: {text}");
+    }
+}
+
+#[test]
+fn usual_specs_are_taken() {
+    for spec in [
+        "numpy",
+        "'numpy>=1.2'",
+        "numpy 1.2",
+        "numpy 1.2 py_0",
+        "numpy=1.2",
+        "numpy==1.2",
+        "numpy=1.2.*",
+        "'numpy !=1.3'",
+        "'numpy>=1,<2|>3'",
+        "'numpy=*=mkl*'",
+        "'numpy[version=\">=1\"]'",
+        "pytorch::pytorch=2.0.1=py3.9_cuda11.8*",
+        "'numpy = 1.2'",
+    ] {
+        let env = parse(&format!("dependencies: [{spec}]"));
+        assert!(env.is_ok(), "{spec}: {}", env.unwrap_err());
+    }
+}
+
+#[test]
+fn other_formats_are_named() {
+    let cases = [
+        (
+            "version: 1\nmetadata: {}\npackage:\n- name: x\n",
+            InputKind::CondaLock,
+            "a conda-lock lock",
+        ),
+        (
+            "version: 6\nenvironments:\n  default: {}\n",
+            InputKind::PixiLock,
+            "a pixi lock",
+        ),
+        (
+            "# platform: linux-64\n@EXPLICIT\nhttps://x/y.conda\n",
+            InputKind::Explicit,
+            "an @EXPLICIT list",
+        ),
+    ];
+    for (text, kind, name) in cases {
+        assert_eq!(detect(text), kind);
+        assert!(refused(text).contains(name));
+    }
+    assert_eq!(detect(EXPORT), InputKind::EnvYaml);
+    assert_eq!(detect("name: version\n"), InputKind::EnvYaml);
+}
+
+#[test]
+fn bytes_must_be_utf8_and_a_bom_is_fine() {
+    let error = EnvYaml::parse_bytes(b"name: a\n# \xff\n", "env.yml", Path::new(".")).unwrap_err();
+    assert!(error.to_string().contains("env.yml:2"), "{error}");
+    assert!(parse("\u{feff}dependencies: [python]").is_ok());
+    let crlf = parse("name: x\r\ndependencies:\r\n  - python=3.11\r\n").unwrap();
+    assert_eq!(crlf.specs[0].text, "python=3.11");
+}
+
+proptest! {
+    #[test]
+    fn never_panics(text in any::<String>()) {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn never_panics_on_yaml_like_text(
+        text in "(name|channels|dependencies|variables|pip|- |  |: |\\[|\\]|\\{|\\}|'|\"|&a |\\*a|!b |,|#|\n|3\\.10|=|>|é|\t|\\||~){0,60}"
+    ) {
+        let _ = parse(&text);
+        let _ = parse(&format!("dependencies:\n  - {text}"));
+    }
+}
