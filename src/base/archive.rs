@@ -36,7 +36,10 @@ pub(super) struct Archive {
 }
 
 enum Member {
-    File { offset: u64, size: u64 },
+    File {
+        offset: u64,
+        size: u64,
+    },
     Link(String),
     /// Something whose content is not one run of bytes.
     Unreadable,
@@ -59,7 +62,9 @@ impl Archive {
         if !meta.is_file() {
             return Self::spool(place, file, store, reporter);
         }
-        let packing = media::sniff(&mut file).map_err(failed)?.map_err(|e| e.at(&place))?;
+        let packing = media::sniff(&mut file)
+            .map_err(failed)?
+            .map_err(|e| e.at(&place))?;
         file.rewind().map_err(failed)?;
         match packing {
             Packing::Plain => Self::index(place, file),
@@ -74,7 +79,12 @@ impl Archive {
     ///
     /// # Errors
     /// When the stream breaks off, the disk is full, or it is no tar.
-    pub fn spool(place: String, from: impl Read, store: &Store, reporter: &Reporter) -> Result<Self> {
+    pub fn spool(
+        place: String,
+        from: impl Read,
+        store: &Store,
+        reporter: &Reporter,
+    ) -> Result<Self> {
         let dir = store.tmp_dir();
         let mut file = tempfile::tempfile_in(&dir).map_err(|e| Error::io("write in", &dir, e))?;
         let task = reporter.bytes("reading the base image", None);
@@ -104,13 +114,17 @@ impl Archive {
             Ok(members)
         };
         match read(&mut file) {
-            Ok(members) if members.is_empty() => Err(Error::input("the archive is empty").at(place)),
+            Ok(members) if members.is_empty() => {
+                Err(Error::input("the archive is empty").at(place))
+            }
             Ok(members) => Ok(Self {
                 place,
                 file,
                 members,
             }),
-            Err(e) => Err(Error::input("the archive cannot be read as a tar").at(place).why(e)),
+            Err(e) => Err(Error::input("the archive cannot be read as a tar")
+                .at(place)
+                .why(e)),
         }
     }
 
@@ -190,8 +204,10 @@ impl Files for Archive {
                 };
                 Ok(Some((Box::new(window), size)))
             }
-            Some((name, _)) => Err(Error::input(format!("{name} is not a plain file in the archive"))
-                .at(&self.place)),
+            Some((name, _)) => Err(Error::input(format!(
+                "{name} is not a plain file in the archive"
+            ))
+            .at(&self.place)),
             None => Ok(None),
         }
     }
@@ -206,7 +222,9 @@ struct Window<'a> {
 
 impl Read for Window<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        let want = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
         let n = self.file.read_at(&mut buf[..want], self.offset)?;
         self.offset += n as u64;
         self.left -= n as u64;
@@ -233,14 +251,20 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let reporter = Reporter::stderr(true);
         let tar = crate::base::testing::layer_tar(&["a/", "a/file"]);
-        for (length, word) in [(0, "empty"), (700, "cannot be read"), (1030, "in the middle")] {
+        for (length, word) in [
+            (0, "empty"),
+            (700, "cannot be read"),
+            (1030, "in the middle"),
+        ] {
             let read = Archive::spool("x.tar".into(), &tar[..length], &store, &reporter);
             let error = read.map(drop).unwrap_err().to_string();
             assert!(error.contains(word), "{length}: {error}");
         }
         let text = Archive::spool("x".into(), &[b'x'; 2048][..], &store, &reporter);
         assert!(text.is_err());
-        let error = Archive::open(dir.path(), &store, &reporter).map(drop).unwrap_err();
+        let error = Archive::open(dir.path(), &store, &reporter)
+            .map(drop)
+            .unwrap_err();
         assert!(error.to_string().contains("oci:"), "{error}");
     }
 }

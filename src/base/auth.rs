@@ -72,7 +72,11 @@ pub fn credential(config: Option<&Path>, host: &str, reporter: &Reporter) -> Cre
 fn server_keys(host: &str) -> Vec<&str> {
     match host {
         "docker.io" | "index.docker.io" | "registry-1.docker.io" => {
-            vec!["https://index.docker.io/v1/", "index.docker.io", "docker.io"]
+            vec![
+                "https://index.docker.io/v1/",
+                "index.docker.io",
+                "docker.io",
+            ]
         }
         other => vec![other],
     }
@@ -122,16 +126,24 @@ mod tests {
         // "user:pass:word"
         let auth = r#"{"auth": "dXNlcjpwYXNzOndvcmQ="}"#;
         let password = Credential::Password("user".into(), "pass:word".into());
-        let json = format!(r#"{{"auths": {{"https://index.docker.io/v1/": {auth}, "localhost:5000": {auth}}}}}"#);
+        let json = format!(
+            r#"{{"auths": {{"https://index.docker.io/v1/": {auth}, "localhost:5000": {auth}}}}}"#
+        );
         assert_eq!(look(&json, "docker.io"), password);
         assert_eq!(look(&json, "localhost:5000"), password);
         assert_eq!(look(&json, "ghcr.io"), Credential::Anonymous);
         let token = r#"{"auths": {"acr.example": {"identitytoken": "t"}}}"#;
-        assert_eq!(look(token, "acr.example"), Credential::IdentityToken("t".into()));
+        assert_eq!(
+            look(token, "acr.example"),
+            Credential::IdentityToken("t".into())
+        );
         for broken in ["", "[1]", "{}", r#"{"auths": {"h": {"auth": "%"}}}"#] {
             assert_eq!(look(broken, "h"), Credential::Anonymous, "{broken}");
         }
-        assert_eq!(credential(None, "h", &Reporter::stderr(true)), Credential::Anonymous);
+        assert_eq!(
+            credential(None, "h", &Reporter::stderr(true)),
+            Credential::Anonymous
+        );
         assert_eq!(format!("{password:?}"), "Password(..)");
     }
 

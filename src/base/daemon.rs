@@ -78,7 +78,13 @@ async fn export(reference: &str, docker: &Docker, loader: &Loader) -> Result<Bas
     let loader = loader.clone();
     super::blocking(move || {
         let archive = Archive::spool(place, bridge, &loader.store, &loader.reporter)?;
-        docker_archive::load(&archive, None, &loader.store, &loader.reporter, &loader.platform)
+        docker_archive::load(
+            &archive,
+            None,
+            &loader.store,
+            &loader.reporter,
+            &loader.platform,
+        )
     })
     .await
 }

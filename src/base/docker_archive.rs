@@ -10,7 +10,8 @@ use super::{
     BaseImage, Platform,
     archive::Archive,
     files::{Files, copy, damaged, document, import},
-    layout, manifest::{self, LayerBlob},
+    layout,
+    manifest::{self, LayerBlob},
     media::{self, Packing},
 };
 use crate::{
@@ -69,16 +70,16 @@ fn check_config_name(archive: &Archive, name: &str, bytes: &[u8]) -> Result<()> 
     let target = archive.target(name).unwrap_or(name);
     let found = Digest::of(bytes);
     match named_digest(target.trim_end_matches(".json")) {
-        Some(expected) if expected != found => {
-            Err(damaged(&expected, &found, bytes.len() as u64))
-        }
+        Some(expected) if expected != found => Err(damaged(&expected, &found, bytes.len() as u64)),
         _ => Ok(()),
     }
 }
 
 fn pick<'a>(listed: &'a [Listed], reference: Option<&str>) -> Result<&'a Listed> {
     let tags = || {
-        let tags = listed.iter().flat_map(|image| image.repo_tags.iter().flatten());
+        let tags = listed
+            .iter()
+            .flat_map(|image| image.repo_tags.iter().flatten());
         format!("it holds: {}", tags.cloned().collect::<Vec<_>>().join(", "))
     };
     match (listed, reference) {
@@ -89,7 +90,13 @@ fn pick<'a>(listed: &'a [Listed], reference: Option<&str>) -> Result<&'a Listed>
             .hint("name one: docker-archive:FILE:REFERENCE")),
         (_, Some(wanted)) => listed
             .iter()
-            .find(|image| image.repo_tags.iter().flatten().any(|tag| same_reference(tag, wanted)))
+            .find(|image| {
+                image
+                    .repo_tags
+                    .iter()
+                    .flatten()
+                    .any(|tag| same_reference(tag, wanted))
+            })
             .ok_or_else(|| Error::input(format!("no image named '{wanted}' there")).why(tags())),
     }
 }
@@ -156,7 +163,13 @@ mod tests {
     fn load_tar(fixture: &Fixture, tar: &[u8], reference: Option<&str>) -> Result<BaseImage> {
         let archive = Archive::spool("x.tar".into(), tar, &fixture.store, &fixture.reporter)?;
         let platform = Platform::linux_amd64();
-        load(&archive, reference, &fixture.store, &fixture.reporter, &platform)
+        load(
+            &archive,
+            reference,
+            &fixture.store,
+            &fixture.reporter,
+            &platform,
+        )
     }
 
     fn config(layers: &[&[u8]]) -> Vec<u8> {
@@ -186,7 +199,15 @@ mod tests {
             .done();
         let base = load_tar(&fixture, &tar, None).unwrap();
         let types: Vec<_> = base.layers.iter().map(|l| l.media_type.as_str()).collect();
-        assert_eq!(types, [media::OCI_TAR, media::OCI_TAR, media::OCI_ZSTD, media::OCI_GZIP]);
+        assert_eq!(
+            types,
+            [
+                media::OCI_TAR,
+                media::OCI_TAR,
+                media::OCI_ZSTD,
+                media::OCI_GZIP
+            ]
+        );
         assert_eq!(base.layers[0].digest, Digest::of(&one));
         assert_eq!(base.layers[1], base.layers[0]);
         assert_eq!(base.layers[2].digest, Digest::of(&packed));
@@ -195,7 +216,9 @@ mod tests {
             assert!(fixture.store.has_blob(&layer.digest, layer.size));
         }
         assert!(load_tar(&fixture, &tar, Some("docker.io/library/debian:12")).is_ok());
-        let error = load_tar(&fixture, &tar, Some("debian:13")).unwrap_err().to_string();
+        let error = load_tar(&fixture, &tar, Some("debian:13"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("it holds: debian:12"), "{error}");
     }
 
@@ -212,10 +235,17 @@ mod tests {
                 .file("manifest.json", list(layer).as_bytes())
                 .file("c.json", &config)
         };
-        let read = |tar: TarBuilder| load_tar(&fixture, &tar.done(), None).unwrap_err().to_string();
+        let read = |tar: TarBuilder| {
+            load_tar(&fixture, &tar.done(), None)
+                .unwrap_err()
+                .to_string()
+        };
         // Another tar than the config's diff id says.
         let error = read(with("l.tar").file("l.tar", &two));
-        assert!(error.contains("damaged") && error.contains(&Digest::of(&two).to_string()), "{error}");
+        assert!(
+            error.contains("damaged") && error.contains(&Digest::of(&two).to_string()),
+            "{error}"
+        );
         assert!(!fixture.store.blob_path(&Digest::of(&two)).exists());
         let error = read(with("../../etc/passwd"));
         assert!(error.contains("is not there"), "{error}");
@@ -227,7 +257,11 @@ mod tests {
         assert!(error.contains("no manifest.json"), "{error}");
         let name = Digest::of(b"other").hex();
         let list = json!([{"Config": name, "Layers": ["l.tar"]}]).to_string();
-        let error = read(TarBuilder::new().file("manifest.json", list.as_bytes()).file(&name, &config));
+        let error = read(
+            TarBuilder::new()
+                .file("manifest.json", list.as_bytes())
+                .file(&name, &config),
+        );
         assert!(error.contains("damaged"), "{error}");
     }
 }

@@ -46,7 +46,10 @@ impl Files for Folder {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("open", &path, e)),
         };
-        let size = file.metadata().map_err(|e| Error::io("read", &path, e))?.len();
+        let size = file
+            .metadata()
+            .map_err(|e| Error::io("read", &path, e))?
+            .len();
         Ok(Some((Box::new(file), size)))
     }
 }
@@ -65,7 +68,11 @@ pub(super) fn document(files: &dyn Files, name: &str) -> Result<Vec<u8>> {
     reader
         .take(MAX_DOCUMENT)
         .read_to_end(&mut bytes)
-        .map_err(|e| Error::environment(format!("cannot read {name}")).at(files.place()).why(e))?;
+        .map_err(|e| {
+            Error::environment(format!("cannot read {name}"))
+                .at(files.place())
+                .why(e)
+        })?;
     Ok(bytes)
 }
 
@@ -105,8 +112,10 @@ pub(super) fn import(
     let missing = || Error::input(format!("layer {digest} is not there")).at(files.place());
     let (reader, found) = files.open(name)?.ok_or_else(missing)?;
     if found != size {
-        return Err(Error::input(format!("layer {digest} has {found} bytes, and the manifest says {size}"))
-            .at(files.place()));
+        return Err(Error::input(format!(
+            "layer {digest} has {found} bytes, and the manifest says {size}"
+        ))
+        .at(files.place()));
     }
     let mut writer = store.blob_writer()?;
     let task = reporter.bytes(label(digest), Some(size));

@@ -53,7 +53,9 @@ fn find(files: &dyn Files, tag: Option<&str>, platform: &Platform) -> Result<(Di
         // Names stand in the top index only.
         tag = None;
     }
-    Err(Error::input("image indexes point to each other without end"))
+    Err(Error::input(
+        "image indexes point to each other without end",
+    ))
 }
 
 #[cfg(test)]
@@ -69,8 +71,14 @@ mod tests {
         let image = fixture.image(&[layer.as_slice()], "amd64");
         let other = fixture.image(&[layer.as_slice()], "arm64");
         let nested = fixture.index(json!([
-            fixture.descriptor(&other, json!({"platform": {"os": "linux", "architecture": "arm64"}})),
-            fixture.descriptor(&image, json!({"platform": {"os": "linux", "architecture": "amd64"}})),
+            fixture.descriptor(
+                &other,
+                json!({"platform": {"os": "linux", "architecture": "arm64"}})
+            ),
+            fixture.descriptor(
+                &image,
+                json!({"platform": {"os": "linux", "architecture": "amd64"}})
+            ),
         ]));
         let name = json!({"annotations": {"org.opencontainers.image.ref.name": "v1"}});
         fixture.write_index(json!([fixture.descriptor(&nested, name)]));
@@ -80,7 +88,11 @@ mod tests {
         assert_eq!(base.layers.len(), 1);
         assert_eq!(base.layers[0].media_type, media::OCI_GZIP);
         assert_eq!(base.layers[0].diff_id.0, Digest::of(&layer));
-        assert!(fixture.store.has_blob(&base.layers[0].digest, base.layers[0].size));
+        assert!(
+            fixture
+                .store
+                .has_blob(&base.layers[0].digest, base.layers[0].size)
+        );
         assert_eq!(base.config["architecture"], "amd64");
         assert!(fixture.load_layout(None).is_ok());
         let error = fixture.load_layout(Some("v2")).unwrap_err().to_string();
@@ -91,10 +103,22 @@ mod tests {
         fresh.dir = fixture.dir;
         for compressed in [false, true] {
             let path = fresh.store.root().join("a.tar");
-            let bytes = if compressed { super::super::testing::gzip(&archive) } else { archive.clone() };
+            let bytes = if compressed {
+                super::super::testing::gzip(&archive)
+            } else {
+                archive.clone()
+            };
             std::fs::write(&path, bytes).unwrap();
-            let files = crate::base::archive::Archive::open(&path, &fresh.store, &fresh.reporter).unwrap();
-            let again = load(&files, Some("v1"), &fresh.store, &fresh.reporter, &Platform::linux_amd64()).unwrap();
+            let files =
+                crate::base::archive::Archive::open(&path, &fresh.store, &fresh.reporter).unwrap();
+            let again = load(
+                &files,
+                Some("v1"),
+                &fresh.store,
+                &fresh.reporter,
+                &Platform::linux_amd64(),
+            )
+            .unwrap();
             assert_eq!(again.layers, base.layers);
         }
     }
@@ -131,6 +155,9 @@ mod tests {
         let fixture = Fixture::new();
         let image = fixture.image_declared(&[&layer_tar(&["a"])], "amd64", media::OCI_TAR);
         fixture.write_index(json!([fixture.descriptor(&image, json!({}))]));
-        assert_eq!(fixture.load_layout(None).unwrap().layers[0].media_type, media::OCI_GZIP);
+        assert_eq!(
+            fixture.load_layout(None).unwrap().layers[0].media_type,
+            media::OCI_GZIP
+        );
     }
 }

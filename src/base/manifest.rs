@@ -42,10 +42,13 @@ impl Descriptor {
 
     /// The names that an image layout gives this manifest: the tag, and what containerd calls it.
     fn names(&self) -> impl Iterator<Item = &str> {
-        ["org.opencontainers.image.ref.name", "io.containerd.image.name"]
-            .into_iter()
-            .filter_map(|key| self.annotations.as_ref()?.get(key))
-            .map(String::as_str)
+        [
+            "org.opencontainers.image.ref.name",
+            "io.containerd.image.name",
+        ]
+        .into_iter()
+        .filter_map(|key| self.annotations.as_ref()?.get(key))
+        .map(String::as_str)
     }
 
     /// BuildKit keeps attestations beside the images, under a platform of `unknown/unknown`.
@@ -112,7 +115,8 @@ impl Document {
             } => Ok(Self::Manifest(Manifest { config, layers })),
             Shape { media_type, .. } => {
                 let said = media_type.unwrap_or_else(|| "no media type".into());
-                Err(Error::input("neither an image manifest nor an image index").why(format!("the document says: {said}")))
+                Err(Error::input("neither an image manifest nor an image index")
+                    .why(format!("the document says: {said}")))
             }
         }
     }
@@ -219,9 +223,16 @@ pub(super) fn read_config(bytes: &[u8], platform: &Platform) -> Result<(Value, V
 }
 
 fn check_platform(config: &Value, wanted: &Platform) -> Result<()> {
-    let text = |key| config.get(key).and_then(Value::as_str).filter(|v| !v.is_empty());
+    let text = |key| {
+        config
+            .get(key)
+            .and_then(Value::as_str)
+            .filter(|v| !v.is_empty())
+    };
     let (Some(os), Some(architecture)) = (text("os"), text("architecture")) else {
-        return Err(Error::input("the image's config names no os and architecture"));
+        return Err(Error::input(
+            "the image's config names no os and architecture",
+        ));
     };
     let offered = Platform {
         os: os.into(),
@@ -316,7 +327,12 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_image() {
-        let read = |json: &str| Document::parse(json.as_bytes()).map(drop).unwrap_err().to_string();
+        let read = |json: &str| {
+            Document::parse(json.as_bytes())
+                .map(drop)
+                .unwrap_err()
+                .to_string()
+        };
         assert!(read(r#"{"schemaVersion":1,"fsLayers":[]}"#).contains("schema 1"));
         assert!(read("{}").contains("neither"));
         assert!(read("<html>").contains("cannot be read"));
@@ -347,8 +363,15 @@ mod tests {
             media_type: media::OCI_TAR.into(),
         };
         assert!(assemble(config.clone(), vec![], ids.clone(), Digest::of(b"")).is_err());
-        assert_eq!(assemble(config, vec![layer], ids, Digest::of(b"")).unwrap().layers.len(), 1);
-        let arm = serde_json::json!({"os": "linux", "architecture": "arm64", "rootfs": {"diff_ids": []}});
+        assert_eq!(
+            assemble(config, vec![layer], ids, Digest::of(b""))
+                .unwrap()
+                .layers
+                .len(),
+            1
+        );
+        let arm =
+            serde_json::json!({"os": "linux", "architecture": "arm64", "rootfs": {"diff_ids": []}});
         assert_eq!(
             text(read(arm).unwrap_err()),
             "the image is for linux/arm64, and linux/amd64 is needed"

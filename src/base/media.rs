@@ -42,11 +42,11 @@ pub(super) fn oci_layer(media_type: &str) -> Result<&'static str> {
         OCI_TAR | "application/vnd.docker.image.rootfs.diff.tar" => Ok(OCI_TAR),
         OCI_GZIP | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Ok(OCI_GZIP),
         OCI_ZSTD | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(OCI_ZSTD),
-        other if other.contains("nondistributable") || other.contains(".foreign.") => {
-            Err(Error::input("the image has a layer that its registry does not hold")
+        other if other.contains("nondistributable") || other.contains(".foreign.") => Err(
+            Error::input("the image has a layer that its registry does not hold")
                 .why(format!("media type {other}"))
-                .hint("use a base image without foreign layers (Windows images have them)"))
-        }
+                .hint("use a base image without foreign layers (Windows images have them)"),
+        ),
         other => Err(Error::input("the image has a layer of an unknown kind")
             .why(format!("media type {other}"))
             .hint("imgbuild takes tar, gzip and zstd layers")),
@@ -61,8 +61,10 @@ pub(super) fn check_config(media_type: &str) -> Result<()> {
     if [OCI_CONFIG, DOCKER_CONFIG].contains(&media_type) {
         return Ok(());
     }
-    Err(Error::input("not a container image but another kind of artifact")
-        .why(format!("its config has the media type {media_type}")))
+    Err(
+        Error::input("not a container image but another kind of artifact")
+            .why(format!("its config has the media type {media_type}")),
+    )
 }
 
 /// How a layer's bytes are packed, by their first bytes.
@@ -167,9 +169,18 @@ mod tests {
         assert_eq!(oci_layer(docker).unwrap(), OCI_GZIP);
         assert_eq!(oci_layer(OCI_ZSTD).unwrap(), OCI_ZSTD);
         for (bad, word) in [
-            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "does not hold"),
-            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "does not hold"),
-            ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "unknown kind"),
+            (
+                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                "does not hold",
+            ),
+            (
+                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+                "does not hold",
+            ),
+            (
+                "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+                "unknown kind",
+            ),
             ("", "unknown kind"),
         ] {
             let error = oci_layer(bad).unwrap_err().to_string();

@@ -162,8 +162,9 @@ impl Loader {
             BaseSource::OciLayout(text) => {
                 let (path, tag) = split_existing(text);
                 if !path.is_dir() {
-                    return Err(Error::input(format!("no folder {}", path.display()))
-                        .hint("oci: takes the folder of an OCI image layout, oci-archive: a file"));
+                    return Err(Error::input(format!("no folder {}", path.display())).hint(
+                        "oci: takes the folder of an OCI image layout, oci-archive: a file",
+                    ));
                 }
                 layout::load(&files::Folder(path), tag, store, reporter, platform)
             }
@@ -209,7 +210,9 @@ fn split_existing(text: &str) -> (PathBuf, Option<&str>) {
     if Path::new(text).exists() {
         return (text.into(), None);
     }
-    let mut splits = text.match_indices(':').map(|(at, _)| (&text[..at], &text[at + 1..]));
+    let mut splits = text
+        .match_indices(':')
+        .map(|(at, _)| (&text[..at], &text[at + 1..]));
     splits
         .find(|(path, tag)| !tag.is_empty() && Path::new(path).exists())
         .map_or((text.into(), None), |(path, tag)| (path.into(), Some(tag)))
@@ -244,7 +247,10 @@ mod tests {
         let text = path.to_str().unwrap();
         assert_eq!(split_existing(text), (path.clone(), None));
         let tagged = format!("{text}:localhost:5000/x:1");
-        assert_eq!(split_existing(&tagged), (path.clone(), Some("localhost:5000/x:1")));
+        assert_eq!(
+            split_existing(&tagged),
+            (path.clone(), Some("localhost:5000/x:1"))
+        );
         assert_eq!(split_existing("/no/such:1"), ("/no/such:1".into(), None));
     }
 }

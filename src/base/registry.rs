@@ -77,7 +77,9 @@ async fn document(remote: &Remote, at: &Reference) -> Result<(Digest, Vec<u8>)> 
     let expected = at.digest().map(manifest::sha256).transpose()?;
     let bytes = remote
         .retrying(|| async {
-            let request = remote.client().pull_manifest_raw(at, remote.auth(), &MANIFESTS);
+            let request = remote
+                .client()
+                .pull_manifest_raw(at, remote.auth(), &MANIFESTS);
             let (bytes, _) = request.await.map_err(|e| remote.failure(e))?;
             Ok(bytes)
         })
@@ -91,8 +93,11 @@ async fn document(remote: &Remote, at: &Reference) -> Result<(Digest, Vec<u8>)> 
 
 async fn config(remote: &Remote, config: &Descriptor, loader: &Loader) -> Result<Vec<u8>> {
     if config.size > MAX_DOCUMENT {
-        return Err(Error::input(format!("the image's config is too large: {} bytes", config.size))
-            .at(remote.reference().whole()));
+        return Err(Error::input(format!(
+            "the image's config is too large: {} bytes",
+            config.size
+        ))
+        .at(remote.reference().whole()));
     }
     let digest = config.digest()?;
     fetch(remote, &digest, config.size, "base config".into(), loader).await?;
@@ -119,7 +124,15 @@ async fn fetch_layers(remote: &Remote, layers: &[LayerBlob], loader: &Loader) ->
         ));
     }
     stream::iter(missing)
-        .map(|layer| fetch(remote, &layer.digest, layer.size, label(&layer.digest), loader))
+        .map(|layer| {
+            fetch(
+                remote,
+                &layer.digest,
+                layer.size,
+                label(&layer.digest),
+                loader,
+            )
+        })
         .buffer_unordered(CONCURRENT)
         .try_collect()
         .await
@@ -143,8 +156,13 @@ async fn fetch(
             let received = receive(remote, digest, size, &mut writer, &task).await?;
             if received != size {
                 return Err(Failure {
-                    error: Error::environment(format!("cannot pull {}", remote.reference().whole()))
-                        .why(format!("layer {digest} broke off after {received} of {size} bytes")),
+                    error: Error::environment(format!(
+                        "cannot pull {}",
+                        remote.reference().whole()
+                    ))
+                    .why(format!(
+                        "layer {digest} broke off after {received} of {size} bytes"
+                    )),
                     transient: true,
                 });
             }
@@ -176,17 +194,26 @@ async fn receive(
             Err(e) => {
                 return Err(Failure {
                     transient: interrupted(&e),
-                    error: Error::environment(format!("cannot pull {}", remote.reference().whole()))
-                        .why(format!("layer {digest} broke off after {received} of {size} bytes"))
-                        .why(chain(&e)),
+                    error: Error::environment(format!(
+                        "cannot pull {}",
+                        remote.reference().whole()
+                    ))
+                    .why(format!(
+                        "layer {digest} broke off after {received} of {size} bytes"
+                    ))
+                    .why(chain(&e)),
                 });
             }
         };
         received += chunk.len() as u64;
         if received > size {
-            return Err(Error::environment(format!("cannot pull {}", remote.reference().whole()))
-                .why(format!("layer {digest} is longer than the {size} bytes that the manifest says"))
-                .into());
+            return Err(
+                Error::environment(format!("cannot pull {}", remote.reference().whole()))
+                    .why(format!(
+                        "layer {digest} is longer than the {size} bytes that the manifest says"
+                    ))
+                    .into(),
+            );
         }
         writer
             .write_all(&chunk)

@@ -97,10 +97,9 @@ impl Remote {
         let reference = parse_reference(text)?;
         let client = client(reference.resolve_registry())?;
         let (host, report) = (reference.registry().to_owned(), reporter.clone());
-        let credential = super::blocking(move || {
-            Ok(auth::credential(config.as_deref(), &host, &report))
-        })
-        .await?;
+        let credential =
+            super::blocking(move || Ok(auth::credential(config.as_deref(), &host, &report)))
+                .await?;
         let mut remote = Self {
             client,
             reference,
@@ -120,7 +119,9 @@ impl Remote {
     /// Asked for explicitly, because oci-client drops the reason when a later request does it.
     async fn log_in(&self) -> Result<()> {
         self.retrying(|| async {
-            let login = self.client.auth(&self.reference, &self.auth, self.operation);
+            let login = self
+                .client
+                .auth(&self.reference, &self.auth, self.operation);
             login.await.map(drop).map_err(|e| self.failure(e))
         })
         .await
@@ -200,17 +201,17 @@ impl Remote {
         };
         let failed = Error::environment(what).why(detail(error));
         match (status(error), &self.auth) {
-            (Some(401 | 403), RegistryAuth::Anonymous) => failed.hint(format!(
-                "check the name; if the image is private: {login}"
-            )),
+            (Some(401 | 403), RegistryAuth::Anonymous) => {
+                failed.hint(format!("check the name; if the image is private: {login}"))
+            }
             (Some(401 | 403), _) => failed.hint(format!(
                 "the login in Docker's config is not accepted for it: {login}"
             )),
-            (Some(404), _) if self.operation == RegistryOperation::Pull => Error::environment(
-                format!("no image {reference}"),
-            )
-            .why(detail(error))
-            .hint("check the name and the tag"),
+            (Some(404), _) if self.operation == RegistryOperation::Pull => {
+                Error::environment(format!("no image {reference}"))
+                    .why(detail(error))
+                    .hint("check the name and the tag")
+            }
             (Some(429), _) => failed.hint(format!(
                 "the registry limits requests; wait, or log in for a higher limit: {login}"
             )),
@@ -226,17 +227,26 @@ fn explain_connection(failed: Error, error: &OciDistributionError, host: &str) -
     };
     let text = chain(request).to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    if has(&["certificate", "tls", "invalidcontenttype", "corrupt message"]) {
+    if has(&[
+        "certificate",
+        "tls",
+        "invalidcontenttype",
+        "corrupt message",
+    ]) {
         return failed.hint(format!(
             "{host} is spoken to over TLS (plain HTTP is for this machine's own registries only): \
              add its CA certificate to the system's trust store, or check the port"
         ));
     }
     if has(&["connection refused"]) {
-        return failed.hint(format!("nothing listens at {host}: start the registry, or check host and port"));
+        return failed.hint(format!(
+            "nothing listens at {host}: start the registry, or check host and port"
+        ));
     }
     if has(&["dns", "lookup", "resolve"]) {
-        return failed.hint(format!("the host name {host} is not known: check it, and the network"));
+        return failed.hint(format!(
+            "the host name {host} is not known: check it, and the network"
+        ));
     }
     failed.hint("check the network, and HTTPS_PROXY if there is a proxy")
 }
@@ -356,8 +366,14 @@ mod tests {
     #[test]
     fn references_have_dockers_defaults() {
         let whole = |text| parse_reference(text).unwrap().whole();
-        assert_eq!(whole("debian:bookworm-slim"), "docker.io/library/debian:bookworm-slim");
-        assert_eq!(whole("continuumio/miniconda3"), "docker.io/continuumio/miniconda3:latest");
+        assert_eq!(
+            whole("debian:bookworm-slim"),
+            "docker.io/library/debian:bookworm-slim"
+        );
+        assert_eq!(
+            whole("continuumio/miniconda3"),
+            "docker.io/continuumio/miniconda3:latest"
+        );
         assert_eq!(whole("localhost:5000/a/b:1"), "localhost:5000/a/b:1");
         let error = parse_reference("Debian").unwrap_err().to_string();
         assert!(error.contains("lower case: debian"), "{error}");
@@ -369,7 +385,12 @@ mod tests {
         for host in ["localhost", "localhost:5000", "127.0.0.1:1", "127.9.9.9"] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in ["localhost.example", "docker.io", "10.0.0.1:5000", "127.0.0.1.example:80"] {
+        for host in [
+            "localhost.example",
+            "docker.io",
+            "10.0.0.1:5000",
+            "127.0.0.1.example:80",
+        ] {
             assert!(!is_loopback(host), "{host}");
         }
     }

@@ -58,7 +58,8 @@ impl Scan {
     /// When the blob is damaged, unpacks to something else, or holds a path outside the root.
     pub fn read(layer: &BaseLayer, store: &Store) -> Result<Self> {
         let place = |error: Error| error.at(format!("base layer {}", layer.digest));
-        let failed = |e: io::Error| place(Error::input("a layer of the base image cannot be read").why(e));
+        let failed =
+            |e: io::Error| place(Error::input("a layer of the base image cannot be read").why(e));
         let packing = media::sniff_blob(store, &layer.digest)?;
         let packed = BufReader::with_capacity(256 << 10, store.open_blob(&layer.digest)?);
         let mut tar = Hashing::new(packing.decoder(packed).map_err(failed)?);
@@ -133,13 +134,19 @@ fn node(entry: &tar::Entry<'_, impl Read>) -> io::Result<Option<Node>> {
             header.uid()?,
             header.gid()?,
             // Negative times are stored as huge numbers; engines clamp them to 0.
-            header.mtime().ok().filter(|t| i64::try_from(*t).is_ok()).unwrap_or(0),
+            header
+                .mtime()
+                .ok()
+                .filter(|t| i64::try_from(*t).is_ok())
+                .unwrap_or(0),
         ),
         EntryType::Symlink => {
             let target = entry.link_name_bytes().unwrap_or_default();
             Node::Symlink(String::from_utf8_lossy(&target).into_owned())
         }
-        EntryType::Regular | EntryType::Continuous | EntryType::Link | EntryType::GNUSparse => Node::File,
+        EntryType::Regular | EntryType::Continuous | EntryType::Link | EntryType::GNUSparse => {
+            Node::File
+        }
         EntryType::Char | EntryType::Block | EntryType::Fifo => Node::Other,
         // Global headers and what is not known stand for no path.
         _ => return Ok(None),
@@ -244,7 +251,9 @@ pub(super) fn canonical(nodes: &Nodes, path: &str) -> std::result::Result<String
                 }
                 left.extend(target.split('/').rev().map(Into::into));
             }
-            Some(Node::File | Node::Other) if left.iter().any(|p| !matches!(p.as_str(), "" | ".")) => {
+            Some(Node::File | Node::Other)
+                if left.iter().any(|p| !matches!(p.as_str(), "" | ".")) =>
+            {
                 return Err(Lost::NotADir(next));
             }
             _ => done = next,

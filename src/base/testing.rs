@@ -108,7 +108,11 @@ impl Fixture {
     pub fn new() -> Self {
         let (dir, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::create_dir_all(dir.path().join("blobs/sha256")).unwrap();
-        fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        fs::write(
+            dir.path().join("oci-layout"),
+            r#"{"imageLayoutVersion":"1.0.0"}"#,
+        )
+        .unwrap();
         Self {
             dir,
             store: Store::open(root.path()).unwrap(),
@@ -137,13 +141,24 @@ impl Fixture {
         self.image_declared(layers, architecture, media::OCI_GZIP)
     }
 
-    pub fn image_declared(&self, layers: &[&[u8]], architecture: &str, declared: &'static str) -> Stored {
+    pub fn image_declared(
+        &self,
+        layers: &[&[u8]],
+        architecture: &str,
+        declared: &'static str,
+    ) -> Stored {
         let ids: Vec<_> = layers.iter().map(|l| Digest::of(l).to_string()).collect();
         let config = json!({"os": "linux", "architecture": architecture,
             "config": {"Env": ["A=1"]}, "rootfs": {"type": "layers", "diff_ids": ids}});
         let config = self.put(config.to_string().as_bytes(), media::OCI_CONFIG);
-        let blobs: Vec<_> = layers.iter().map(|l| self.put(&gzip(l), declared)).collect();
-        let layers: Vec<_> = blobs.iter().map(|b| self.descriptor(b, json!({}))).collect();
+        let blobs: Vec<_> = layers
+            .iter()
+            .map(|l| self.put(&gzip(l), declared))
+            .collect();
+        let layers: Vec<_> = blobs
+            .iter()
+            .map(|b| self.descriptor(b, json!({})))
+            .collect();
         let manifest = json!({"schemaVersion": 2, "mediaType": media::OCI_MANIFEST,
             "config": self.descriptor(&config, json!({})), "layers": layers});
         Stored {
@@ -261,7 +276,10 @@ fn serve(mut stream: TcpStream, answer: &dyn Fn(&str, Option<&str>) -> Answer) {
         return;
     };
     let (mut authorization, mut length) = (None, 0);
-    for line in lines.map_while(|line| line.ok()).take_while(|l| !l.is_empty()) {
+    for line in lines
+        .map_while(|line| line.ok())
+        .take_while(|l| !l.is_empty())
+    {
         let (name, value) = line.split_once(": ").unwrap_or_default();
         match name.to_ascii_lowercase().as_str() {
             "authorization" => authorization = Some(value.to_owned()),

@@ -27,15 +27,21 @@ pub(super) async fn exchange(remote: &Remote, token: &str) -> Result<RegistryAut
     };
     let http = reqwest::Client::new();
     let address = remote.reference().resolve_registry();
-    let scheme = if is_loopback(address) { "http" } else { "https" };
+    let scheme = if is_loopback(address) {
+        "http"
+    } else {
+        "https"
+    };
     let ping = http.get(format!("{scheme}://{address}/v2/")).send().await;
     let ping = ping.map_err(|e| failed(chain(&e)))?;
     let challenge = ping.headers().get("www-authenticate");
     let Some(challenge) = challenge.and_then(|value| value.to_str().ok()) else {
         return Ok(RegistryAuth::Anonymous);
     };
-    let (Some(realm), service) = (parameter(challenge, "realm"), parameter(challenge, "service"))
-    else {
+    let (Some(realm), service) = (
+        parameter(challenge, "realm"),
+        parameter(challenge, "service"),
+    ) else {
         return Err(failed(format!("the registry asks for: {challenge}")));
     };
     if scheme == "https" && !realm.starts_with("https://") {

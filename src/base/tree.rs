@@ -173,7 +173,9 @@ fn scan_all(layers: &[BaseLayer], store: &Store) -> Result<Vec<Scan>> {
                         // No use in reading the rest.
                         next.store(layers.len(), Ordering::Relaxed);
                     }
-                    done.lock().unwrap_or_else(|e| e.into_inner()).push((index, scan));
+                    done.lock()
+                        .unwrap_or_else(|e| e.into_inner())
+                        .push((index, scan));
                 }
             });
         }
@@ -193,7 +195,9 @@ fn lost_error(path: &str, lost: Lost) -> Error {
     match lost {
         Lost::Loop => Error::input(what).why("its symlinks lead in a circle"),
         Lost::NotADir(at) => Error::input(what).why(format!("/{at} is a file there")),
-        Lost::NotUtf8(at) => Error::input(what).why(format!("/{at} points to a name that is not UTF-8")),
+        Lost::NotUtf8(at) => {
+            Error::input(what).why(format!("/{at} points to a name that is not UTF-8"))
+        }
     }
     .hint("choose another path, or another base image")
 }
@@ -309,12 +313,17 @@ mod tests {
         assert_eq!(found.existing, None);
         let itself = tree.resolve("opt/conda").unwrap();
         assert_eq!((itself.parents, itself.existing), (vec![opt], Some(conda)));
-        assert_eq!(tree.resolve("new/z").unwrap().parents, [dir("new", 0o755, 0, 0, 0)]);
+        assert_eq!(
+            tree.resolve("new/z").unwrap().parents,
+            [dir("new", 0o755, 0, 0, 0)]
+        );
     }
 
     #[test]
     fn layers_replace_and_remove() {
-        let lower = layer_tar(&["a/", "a/b/", "a/b/c", "a/d", "ab", "e/", "e/f", "g/", "g/h", "i"]);
+        let lower = layer_tar(&[
+            "a/", "a/b/", "a/b/c", "a/d", "ab", "e/", "e/f", "g/", "g/h", "i",
+        ]);
         let upper = TarBuilder::new()
             .file("a/.wh.b", b"")
             .file("e/new", b"")
@@ -344,14 +353,20 @@ mod tests {
 
     #[test]
     fn whiteouts_spare_their_own_layer() {
-        let upper = TarBuilder::new().file("a/b", b"").file("a/.wh.b", b"").done();
+        let upper = TarBuilder::new()
+            .file("a/b", b"")
+            .file("a/.wh.b", b"")
+            .done();
         let tree = tree(&[layer_tar(&["a/b/c"]), upper]);
         assert_eq!(tree.exists("a/b"), Some(Kind::File));
     }
 
     #[test]
     fn links_of_a_lower_layer_are_replaced_and_own_ones_followed() {
-        let lower = TarBuilder::new().link("lib", "usr/lib", Symlink).dir("usr/lib/", 0o755, (0, 0), 1);
+        let lower =
+            TarBuilder::new()
+                .link("lib", "usr/lib", Symlink)
+                .dir("usr/lib/", 0o755, (0, 0), 1);
         let upper = TarBuilder::new()
             .file("lib/x", b"")
             .link("own", "usr/own", Symlink)
@@ -368,9 +383,13 @@ mod tests {
         let scan = |tar: Vec<u8>, break_it: fn(&mut BaseLayer)| {
             let mut base = base(&[tar]);
             break_it(&mut base.layers[0]);
-            BaseTree::scan(&base.layers, &base.store).unwrap_err().to_string()
+            BaseTree::scan(&base.layers, &base.store)
+                .unwrap_err()
+                .to_string()
         };
-        let error = scan(layer_tar(&["a"]), |layer| layer.diff_id = DiffId(Digest::of(b"")));
+        let error = scan(layer_tar(&["a"]), |layer| {
+            layer.diff_id = DiffId(Digest::of(b""))
+        });
         assert!(error.contains("not what its config says"), "{error}");
         let error = scan(TarBuilder::new().file("a/../../x", b"").done(), |_| {});
         assert!(error.contains("outside its root: a/../../x"), "{error}");

@@ -148,10 +148,14 @@ impl PackageLayers<'_> {
         // The largest first, so that no large one is left for the end.
         let size = |index: &usize| -> u64 {
             let records = tasks[*index].records.iter();
-            records.filter_map(|record| record.package_record.size).sum()
+            records
+                .filter_map(|record| record.package_record.size)
+                .sum()
         };
         missing.sort_by_key(|index| std::cmp::Reverse(size(index)));
-        let made = in_parallel(&missing, self.tools.threads, |index| self.make(&tasks[*index]))?;
+        let made = in_parallel(&missing, self.tools.threads, |index| {
+            self.make(&tasks[*index])
+        })?;
         for (index, layer) in missing.into_iter().zip(made) {
             built[index] = Some(layer);
         }

@@ -140,7 +140,9 @@ fn budget(spec: &ImageSpec, base: &BaseImage) -> Result<Budget> {
             base.layers.len(),
             least - base.layers.len()
         ))
-        .hint(format!("allow at least {least} with --max-layers, or choose a base with fewer")));
+        .hint(format!(
+            "allow at least {least} with --max-layers, or choose a base with fewer"
+        )));
     }
     Ok(Budget::of(free))
 }

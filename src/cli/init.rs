@@ -10,7 +10,10 @@ pub(super) fn run(args: &InitArgs, reporter: &Reporter) -> Result<ExitCode> {
         let definitions = catalog::list();
         let width = definitions.iter().map(|d| d.name.len()).max().unwrap_or(0);
         for definition in definitions {
-            print(format!("{:width$}  {}", definition.name, definition.description));
+            print(format!(
+                "{:width$}  {}",
+                definition.name, definition.description
+            ));
         }
         return Ok(ExitCode::SUCCESS);
     };

@@ -58,8 +58,7 @@ impl Locker<'_> {
     pub(super) fn current(&self, env: &Path) -> Result<Lock> {
         let path = lock_path(env);
         let Some(lock) = read(&path)? else {
-            self.reporter
-                .step(format!("No {} yet", path.display()));
+            self.reporter.step(format!("No {} yet", path.display()));
             return self.write(&path);
         };
         match self.stale(&lock)? {

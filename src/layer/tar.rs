@@ -128,7 +128,8 @@ impl<W: Write> LayerTar<W> {
 
 impl<W: Write> EntrySink for LayerTar<W> {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
-        self.parents(&entry.path)?;
+        let path = entry.path.strip_suffix(b"/").unwrap_or(&entry.path);
+        self.parents(path)?;
         if entry.kind == EntryKind::Directory {
             let given = DirectoryAttributes {
                 mode: entry.mode,
@@ -136,10 +137,10 @@ impl<W: Write> EntrySink for LayerTar<W> {
                 gid: entry.owner.1,
                 mtime: entry.mtime,
             };
-            return self.directory(&entry.path, Some(given));
+            return self.directory(path, Some(given));
         }
-        if self.seen.insert(entry.path.clone(), Seen::Other).is_some() {
-            return Err(twice(&entry.path));
+        if self.seen.insert(path.to_vec(), Seen::Other).is_some() {
+            return Err(twice(path));
         }
         let mut header = Header::new_gnu();
         header.set_mode(entry.mode);
@@ -155,7 +156,7 @@ impl<W: Write> EntrySink for LayerTar<W> {
                     inner: content,
                     left: *size,
                 };
-                return self.append(header, &entry.path, &mut exact);
+                return self.append(header, path, &mut exact);
             }
             EntryKind::Symlink(target) => {
                 header.set_entry_type(EntryType::Symlink);
@@ -167,7 +168,7 @@ impl<W: Write> EntrySink for LayerTar<W> {
             }
             EntryKind::Directory => {}
         }
-        self.append(header, &entry.path, &mut io::empty())
+        self.append(header, path, &mut io::empty())
     }
 }
 
@@ -252,6 +253,16 @@ mod tests {
         tar.entry(&file("a/b", 0), &mut io::empty()).unwrap();
         assert!(tar.entry(&file("a/b", 0), &mut io::empty()).is_err());
         assert!(tar.entry(&file("a/b/c", 0), &mut io::empty()).is_err());
+    }
+
+    #[test]
+    fn a_folder_is_one_with_and_without_a_slash() {
+        let mut folder = file("a/b/", 0);
+        folder.kind = EntryKind::Directory;
+        let mut tar = LayerTar::new(Vec::new(), BTreeMap::new());
+        tar.entry(&folder, &mut io::empty()).unwrap();
+        tar.entry(&file("a/b/c", 0), &mut io::empty()).unwrap();
+        assert_eq!(names(&tar.finish().unwrap()), ["a/", "a/b/", "a/b/c"]);
     }
 
     #[test]

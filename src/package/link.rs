@@ -545,7 +545,8 @@ fn target_path(
     let plain = |component| matches!(component, Component::Normal(_));
     let inside = target.components().all(plain) && target.components().next().is_some();
     if inside && !target.as_os_str().as_bytes().contains(&0) {
-        return Ok(target);
+        // Collecting drops a trailing slash, which tars give to folders.
+        return Ok(target.components().collect());
     }
     Err(damaged(
         record,

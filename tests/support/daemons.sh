@@ -72,7 +72,7 @@ start_docker() {
     [ "$(id -u)" = 0 ] || fail "may not start a Docker daemon: not root. Start one yourself and set DOCKER_HOST."
     command -v dockerd >/dev/null || fail "no dockerd here: run $here/need.sh"
     # A socket's path has 108 bytes at most.
-    [ "${#state}" -le 90 ] || fail "the path $state is too long for a socket: choose a shorter one"
+    [ "${#state}" -le 65 ] || fail "the path $state is too long for a socket: choose a shorter one"
     stop_one dockerd
     stop_orphans
     unmount_all

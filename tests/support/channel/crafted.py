@@ -54,7 +54,7 @@ def prefix():
         text("bin/prefix-demo-py", f"#!{mark}/bin/python -s\nprint('{mark}')\n", 0o755, **as_text),
         Entry("bin/prefix-demo-show", 0o755, data=printing_elf(raw + b"/share/prefix-demo"), **as_binary),
         Entry("lib/prefix-demo/twice.bin", 0o644, data=twice, **as_binary),
-        Entry("lib/prefix-demo/twice-linked.bin", hardlink="lib/prefix-demo/twice.bin"),
+        Entry("lib/prefix-demo/twice.linked.bin", hardlink="lib/prefix-demo/twice.bin"),
         text("share/prefix-demo/untouched.txt", f"no placeholder is declared here: {mark}\n"),
     ], license="MIT", summary="Prefix placeholders")
 

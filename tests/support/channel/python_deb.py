@@ -18,7 +18,7 @@ COMMON = ["bzip2 >=1.0.8,<2.0a0", "libexpat >=2.5.0,<3.0a0", "libgcc >=12", "lib
           "ncurses >=6.4,<7.0a0", "readline >=8.2,<9.0a0", "tzdata", "__glibc >=2.28,<3.0.a0"]
 DEPENDS = {
     "3.11": [*COMMON, "libffi >=3.4,<4.0a0", "openssl >=3.0,<4.0a0"],
-    "3.9": [*COMMON, "libffi >=3.3,<3.4.0a0", "mpdecimal >=2.5.1,<3.0a0", "openssl >=1.1.1,<1.1.2a"],
+    "3.9": [*COMMON, "libffi >=3.3,<3.4.0a0", "mpdecimal >=2.5.1,<3.0a0", "openssl >=1.1.1a,<1.1.2a"],
 }
 
 
