@@ -3,10 +3,12 @@
 mod archive;
 mod entry;
 mod link;
+mod prefix;
 mod record;
 mod survey;
 
 pub use archive::{ArchiveError, ArchiveKind, PackageArchive, PackageInfo};
 pub use entry::{Entry, EntryKind, EntrySink};
-pub use link::{Exclusions, Package, Prefix, link, place};
+pub use link::{Package, link};
+pub use prefix::{Exclusions, Prefix, place};
 pub use survey::{LinkScript, Survey, by_pair, excluded_of, survey};

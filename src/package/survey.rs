@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     archive::PackageInfo,
-    link::{Exclusions, Prefix, place, target_paths},
+    prefix::{Exclusions, Prefix, place, target_paths},
 };
 use crate::error::{Error, Result};
 

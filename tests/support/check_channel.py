@@ -21,7 +21,8 @@ IMPORTS = "import ssl, sqlite3, ctypes, lzma, bz2, zlib, hashlib, uuid, readline
 async def install(channel, prefix, specs):
     """Solves the specs against the channel and installs the result."""
     cache = pathlib.Path(prefix).parent / ".rattler"
-    virtual = [rattler.GenericVirtualPackage(rattler.PackageName(name), rattler.Version(version), rattler.BuildString(build))
+    virtual = [rattler.GenericVirtualPackage(rattler.PackageName(name), rattler.Version(version),
+                                             rattler.BuildString(build))
                for name, version, build in (("__glibc", "2.36", "0"), ("__unix", "0", "0"), ("__linux", "5.10", "0"),
                                             ("__cuda", "13.2", "0"), ("__archspec", "1", "x86_64"))]
     records = await rattler.solve(
@@ -48,7 +49,8 @@ def main():
     for record in sorted(records, key=lambda r: r.name.normalized):
         print(f"{record.name.normalized} {record.version} {record.build}")
     conda_meta = [rattler.PrefixRecord.from_path(p) for p in pathlib.Path(prefix, "conda-meta").glob("*.json")]
-    assert {r.name.normalized for r in conda_meta} == {r.name.normalized for r in records}, "conda-meta is not the solution"
+    names = lambda found: {r.name.normalized for r in found}
+    assert names(conda_meta) == names(records), "conda-meta is not the solution"
     python = os.path.join(prefix, "bin", "python")
     if os.path.exists(python):
         environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}

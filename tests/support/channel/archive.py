@@ -265,6 +265,9 @@ def write(package, folder):
     doubles = {p for p in seen if seen.count(p) > 1} if len(set(seen)) != len(seen) else set()
     if doubles:
         raise ValueError(f"{package.name} has a path twice: {sorted(doubles)[:5]}")
+    for entry in package.entries:
+        if entry.hardlink is not None and entry.hardlink >= entry.path:
+            raise ValueError(f"{package.name}: the hard link {entry.path} comes before its target")
     path = os.path.join(folder, package.filename)
     (write_conda if package.format == ".conda" else write_tar_bz2)(package, path)
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)

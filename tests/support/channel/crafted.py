@@ -101,7 +101,8 @@ def noarch_python():
         text("site-packages/noarch_demo/cli.py",
              "import sys\n\n\ndef main():\n    print('noarch-demo', sys.prefix)\n\n\n"
              "class App:\n    @staticmethod\n    def run():\n        print('app', sys.prefix)\n"),
-        text("site-packages/noarch_demo-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: noarch-demo\nVersion: 1.0\n"),
+        text("site-packages/noarch_demo-1.0.dist-info/METADATA",
+             "Metadata-Version: 2.1\nName: noarch-demo\nVersion: 1.0\n"),
         text("site-packages/noarch_demo-1.0.dist-info/INSTALLER", "conda\n"),
         text("python-scripts/noarch-demo-script", f"#!{mark}/bin/python\nprint('script')\n", 0o755, placeholder=mark),
         text("share/noarch-demo/data.txt", "data\n"),

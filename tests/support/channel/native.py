@@ -102,9 +102,9 @@ def library_recipes(suite, table):
 
         def build(name=name, debs=debs, needs=needs, form=form, licence=licence, keys=keys):
             entries, licences = library_entries(debs)
-            return Package(name, debs[0].upstream, f"{short_hash(keys)}_0", entries, depends=["__glibc >=2.28,<3.0.a0", *needs],
-                           license=licence, summary=f"{name}, from Debian's {debs[0].name}", format=form,
-                           extra_info=licences)
+            return Package(name, debs[0].upstream, f"{short_hash(keys)}_0", entries, license=licence, format=form,
+                           depends=["__glibc >=2.28,<3.0.a0", *needs], extra_info=licences,
+                           summary=f"{name}, from Debian's {debs[0].name}")
 
         yield Recipe(name, [name, needs, form, licence, *keys], [__file__], build)
 

@@ -77,8 +77,10 @@ def marker_holds(marker, minor, extra=""):
         left, right = (v.strip("'\"") if v[0] in "'\"" else facts[v] for v in (left, right))
         if re.fullmatch(r"[\d.]+", left) and re.fullmatch(r"[\d.]+", right):
             left, right = numbers(left), numbers(right)
+        if relation == "in":
+            return str(left in right)
         return str({"==": left == right, "!=": left != right, "<": left < right, "<=": left <= right,
-                    ">": left > right, ">=": left >= right, "in": left in right if relation == "in" else False}[relation])
+                    ">": left > right, ">=": left >= right}[relation])
 
     word = r"('[^']*'|\"[^\"]*\"|[a-z_]+)"
     reduced = re.sub(word + r"\s*(==|!=|<=|>=|<|>|\bin\b)\s*" + word, one, marker)
@@ -123,7 +125,8 @@ class Wheel:
                 continue
             if extra and "extra" not in marker:
                 continue
-            name, extras, versions = re.match(r"([\w.-]+)\s*(?:\[([^]]*)\])?\s*\(?([^)]*)\)?", requirement.strip()).groups()
+            shape = r"([\w.-]+)\s*(?:\[([^]]*)\])?\s*\(?([^)]*)\)?"
+            name, extras, versions = re.match(shape, requirement.strip()).groups()
             # 2.* after == is a prefix for pip; conda writes it 2.*
             versions = re.sub(r"===?\s*([\w.]+\.\*)", r"\1", versions).replace(" ", "")
             specs.add(f"{conda_name(name)} {versions}".strip())
