@@ -53,6 +53,9 @@ pub(super) struct LockArgs {
     /// Lock a Miniconda base below the environment too.
     #[arg(long)]
     pub miniconda: bool,
+    /// The CUDA version that the machines which run the image offer, such as 12.9.
+    #[arg(long, value_name = "VERSION", value_parser = check::cuda)]
+    pub cuda: Option<String>,
 }
 
 #[derive(Group)]
@@ -85,6 +88,9 @@ pub(super) struct BuildArgs {
     /// Put the environment at /opt/conda/envs/NAME over a Miniconda base with its own Python.
     #[arg(long)]
     pub miniconda: bool,
+    /// The CUDA version that the machines which run the image offer, such as 12.9.
+    #[arg(long, value_name = "VERSION", value_parser = check::cuda)]
+    pub cuda: Option<String>,
     /// The user to run as.
     #[arg(long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
@@ -194,6 +200,7 @@ impl LockArgs {
         Overrides {
             config: self.config.clone(),
             miniconda: miniconda(self.miniconda),
+            cuda: cuda(self.cuda.as_ref()),
             ..Overrides::default()
         }
     }
@@ -214,11 +221,20 @@ impl BuildArgs {
             labels: self.labels.clone(),
             annotations: self.annotations.clone(),
             prefix: self.prefix.clone(),
+            cuda: cuda(self.cuda.as_ref()),
             miniconda: miniconda(self.miniconda),
             layers: self.max_layers,
             probe: ProbeSpec::default(),
         }
     }
+}
+
+/// conda's own override wins over a file and loses to a flag; empty means unset, as conda has it.
+fn cuda(flag: Option<&String>) -> Option<String> {
+    let variable = || std::env::var("CONDA_OVERRIDE_CUDA").ok();
+    flag.cloned()
+        .or_else(variable)
+        .filter(|version| !version.is_empty())
 }
 
 fn miniconda(wanted: bool) -> Option<MinicondaChoice> {

@@ -112,7 +112,10 @@ impl Locker<'_> {
             channels: &self.channels()?,
             specs: &match_specs(specs),
             platform: PLATFORM,
-            virtual_packages: &VirtualPackages::from_environment(),
+            virtual_packages: &VirtualPackages {
+                cuda: self.spec.cuda.clone(),
+                glibc: std::env::var("CONDA_OVERRIDE_GLIBC").ok(),
+            },
         };
         let solving = lock::solve(request, self.client.clone(), self.store);
         self.runtime.block_on(interruptible(solving))

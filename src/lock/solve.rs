@@ -26,28 +26,19 @@ const MAX_REASON_LINES: usize = 14;
 pub struct VirtualPackages {
     /// `__cuda`: the CUDA version of the target's driver, if it has one.
     pub cuda: Option<String>,
-    /// `__glibc` of the base image.
+    /// `__glibc` of the base image; `CONDA_OVERRIDE_GLIBC` sets it (conda docs, "Managing virtual
+    /// packages").
     pub glibc: Option<String>,
 }
 
 impl VirtualPackages {
-    /// Reads conda's override variables (conda docs, "Managing virtual packages"):
-    /// `CONDA_OVERRIDE_CUDA` and `CONDA_OVERRIDE_GLIBC`.
-    pub fn from_environment() -> Self {
-        let read = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Self {
-            cuda: read("CONDA_OVERRIDE_CUDA"),
-            glibc: read("CONDA_OVERRIDE_GLIBC"),
-        }
-    }
-
     fn list(&self, platform: Subdir) -> Result<Vec<GenericVirtualPackage>> {
         let mut packages =
             rattler_virtual_packages::VirtualPackages::baseline_for_platform(platform);
         packages.cuda = self
             .cuda
             .as_deref()
-            .map(|text| version("CONDA_OVERRIDE_CUDA", text).map(|version| Cuda { version }))
+            .map(|text| version("--cuda", text).map(|version| Cuda { version }))
             .transpose()?;
         packages.libc = Some(LibC {
             family: "glibc".into(),
@@ -60,9 +51,9 @@ impl VirtualPackages {
     }
 }
 
-fn version(variable: &str, text: &str) -> Result<Version> {
+fn version(name: &str, text: &str) -> Result<Version> {
     text.parse()
-        .map_err(|e| Error::input(format!("{variable}='{text}' is not a version")).why(chain(&e)))
+        .map_err(|e| Error::input(format!("{name} '{text}' is not a version")).why(chain(&e)))
 }
 
 /// What to solve.
@@ -180,8 +171,8 @@ fn unsolvable(error: &SolveError) -> Error {
         text.push_str(&format!("\n... and {cut} lines more"));
     }
     let hint = if reason.contains("__cuda") {
-        "the image is for a machine with a GPU: set CONDA_OVERRIDE_CUDA to the CUDA version of \
-         that machine's driver, such as 12.9"
+        "the image is for machines with GPUs: give the CUDA version that their driver offers, \
+         such as --cuda 12.9 (or `cuda:` in imgbuild.yaml, or CONDA_OVERRIDE_CUDA)"
     } else {
         "loosen one of the specs named above"
     };

@@ -156,6 +156,17 @@ pub fn reference(text: &str) -> Check {
     })
 }
 
+/// A CUDA version, as `__cuda` has it: `12.9`.
+pub fn cuda(text: &str) -> Check<String> {
+    let parts: Vec<&str> = text.split('.').collect();
+    let number = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if (1..=3).contains(&parts.len()) && parts.iter().all(number) {
+        Ok(text.to_owned())
+    } else {
+        Err("it is no CUDA version such as 12.9".into())
+    }
+}
+
 /// A size in bytes from `67108864`, `64m`, `8g`, `8GB` or `8GiB`; units are powers of 1024, as
 /// in `docker run --shm-size`.
 pub fn size(text: &str) -> Check<u64> {

@@ -29,6 +29,7 @@ const KEYS: &[&str] = &[
     "labels",
     "annotations",
     "prefix",
+    "cuda",
     "miniconda",
     "layers",
     "probe",
@@ -71,6 +72,7 @@ impl Reader<'_> {
                 config.user = Some(user);
             }
             "workdir" => config.workdir = Some(self.checked(value, name, check::absolute)?),
+            "cuda" => config.cuda = Some(self.checked(value, name, check::cuda)?),
             "prefix" => config.prefix = Some(self.checked(value, name, check::prefix)?),
             "env" => config.env = self.pairs(value, name, check::variable)?,
             "labels" => config.labels = self.pairs(value, name, |key, _| check::label(key))?,

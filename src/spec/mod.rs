@@ -41,6 +41,8 @@ pub struct ImageSpec {
     pub code: Option<CodeSpec>,
     /// Where the environment stands in the image: absolute, normalised, without blanks.
     pub prefix: String,
+    /// The CUDA version that the machines which run the image offer (`__cuda`), such as `12.9`.
+    pub cuda: Option<String>,
     /// The Miniconda base below the environment, when there is one.
     pub miniconda: Option<MinicondaSpec>,
     /// The user to run as: `name|uid[:group|gid]`; the base image's when absent.
@@ -133,6 +135,8 @@ pub struct Overrides {
     pub annotations: Vec<(String, String)>,
     /// The environment's prefix.
     pub prefix: Option<String>,
+    /// The CUDA version of the machines that run the image.
+    pub cuda: Option<String>,
     /// Whether there is a Miniconda base.
     pub miniconda: Option<MinicondaChoice>,
     /// The most layers that the image may have, base included.

@@ -102,6 +102,7 @@ fn over(file: Overrides, flags: Overrides) -> Overrides {
         labels: [file.labels, flags.labels].concat(),
         annotations: [file.annotations, flags.annotations].concat(),
         prefix: flags.prefix.or(file.prefix),
+        cuda: flags.cuda.or(file.cuda),
         miniconda: flags.miniconda.or(file.miniconda),
         layers: flags.layers.or(file.layers),
         probe: ProbeSpec {
@@ -129,6 +130,7 @@ fn merge(env: EnvYaml, set: Overrides) -> Result<ImageSpec> {
         base,
         tags: tags(&set.tags)?,
         prefix,
+        cuda: set.cuda,
         miniconda,
         user: set.user,
         workdir,

@@ -25,7 +25,8 @@ step "Python lint"
 find templates tests/support -name '*.py' -print0 2>/dev/null | xargs -0 python3 -m py_compile
 if "$python" -m ruff --version >/dev/null 2>&1 || "$python" -m pip install -q ruff >/dev/null 2>&1 </dev/null; then
     find templates tests/support -name '*.py' -print0 2>/dev/null |
-        xargs -0 "$python" -m ruff check --no-cache --line-length 120 --select E,F,W,B --ignore E731,B023
+        xargs -0 "$python" -m ruff check --no-cache --line-length 120 --target-version py39 \
+            --select E,F,W,B --ignore E731,B023
 else
     echo "ruff cannot be had here: the Python files are only compiled" >&2
 fi
