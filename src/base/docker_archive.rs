@@ -1,7 +1,7 @@
 //! What `docker save`, podman and skopeo write: `manifest.json` over layers in one tar.
 //!
 //! The format is Docker's image specification v1.2 (moby, image/spec/v1.2.md, "Combined Image JSON
-//! + Filesystem Changeset Format"). Layers are plain tars there, but writers differ: they may be
+//! and Filesystem Changeset Format"). Layers are plain tars there, but writers differ: they may be
 //! compressed, links to other layers, or blobs of an OCI layout that the archive holds as well.
 
 use serde::Deserialize;

@@ -66,7 +66,7 @@ struct Pulled {
 
 impl Pulled {
     fn error(&self, server: &str) -> String {
-        let error = self.result.as_ref().err().expect("an error");
+        let error = self.result.as_ref().expect_err("an error");
         error.to_string().replace(server, "HOST")
     }
 
