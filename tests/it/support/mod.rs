@@ -1,0 +1,96 @@
+//! What the tests share: fixtures, a served channel, projects, and images read back.
+
+mod image;
+mod project;
+mod rootfs;
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+};
+
+pub use image::{Image, hash_file, validate_layout};
+pub use project::{Output, Project};
+pub use rootfs::{Kind, Node, Rootfs};
+
+/// A path or an address that `make test` prepared.
+pub fn fixture(name: &str) -> PathBuf {
+    match std::env::var_os(name) {
+        Some(value) if !value.is_empty() => value.into(),
+        _ => panic!("{name} is not set: run `make test`"),
+    }
+}
+
+/// An environment file of tests/support/envs; it still says @CHANNEL@.
+pub fn env_file(name: &str) -> String {
+    let path = source(&format!("tests/support/envs/{name}.yml"));
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A file of the repository.
+pub fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A folder for temporary files on the disk of the build, which is large enough for an image.
+pub fn temp_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A folder served over HTTP on the loopback address until this is dropped.
+pub struct Channel {
+    /// The address.
+    pub url: String,
+    server: Child,
+}
+
+impl Channel {
+    /// Starts tests/support/serve.py on a free port.
+    pub fn serve(dir: &Path) -> Self {
+        // The server of all tests is never dropped; it ends with this process, which holds stdin.
+        let mut server = Command::new("python3")
+            .arg(source("tests/support/serve.py"))
+            .arg(dir)
+            .arg("--while-stdin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(server.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let url = line.trim().to_owned();
+        assert!(url.starts_with("http://127.0.0.1:"), "serve.py said {url}");
+        Self { url, server }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// The address of the test channel; one server for all tests.
+pub fn channel() -> &'static str {
+    static CHANNEL: OnceLock<Channel> = OnceLock::new();
+    let served = CHANNEL.get_or_init(|| Channel::serve(&fixture("IMGBUILD_TEST_CHANNEL_DIR")));
+    &served.url
+}
+
+/// Runs a program that must succeed; returns what it printed.
+pub fn run(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}:\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
