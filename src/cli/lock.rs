@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -98,7 +99,7 @@ impl Locker<'_> {
             },
         };
         let text = lock::render(&solved, PLATFORM)?;
-        fs::write(path, &text).map_err(|e| Error::io("write", path, e))?;
+        write_whole(path, text.as_bytes()).map_err(|e| Error::io("write", path, e))?;
         self.reporter.step(format!(
             "Locked {} packages in {}",
             solved.env.packages().len() + solved.miniconda.map_or(0, |m| m.packages().len()),
@@ -131,6 +132,19 @@ impl Locker<'_> {
             .collect();
         lock::resolve_channels(&names, Path::new("/"))
     }
+}
+
+/// Writes beside the file and renames: a build that is killed must not leave half a lock.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let mut file = tempfile::Builder::new()
+        .prefix(".env.lock.")
+        .permissions(fs::Permissions::from_mode(0o666)) // less the umask
+        .tempfile_in(dir.unwrap_or(Path::new(".")))?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
 }
 
 fn match_specs(specs: &[Spec]) -> Vec<MatchSpec> {

@@ -1,4 +1,7 @@
 //! The tests that run the built program on real packages; `make test` makes what they need.
 
+mod conda_meta;
+mod determinism;
+mod image;
 mod linker;
 mod support;

@@ -149,6 +149,9 @@ impl Image {
 
     /// Our layers touch nothing but the prefixes and the code's folder.
     fn check_places(&self) {
+        if self.ours().next().is_none() {
+            return; // a base image
+        }
         let label = &self.config["config"]["Labels"]["dev.imgbuild.prefix"];
         let prefix = text(label).trim_start_matches('/').to_owned();
         let mut places = vec![prefix.clone()];
