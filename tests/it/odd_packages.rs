@@ -2,16 +2,17 @@
 
 use std::{path::Path, process::Command, sync::OnceLock};
 
-use crate::support::{Channel, Image, Kind, Output, Project, run, source, temp_dir};
+use crate::support::{Channel, Image, Kind, Output, Project, run, source};
 
 /// The channel that odd_channel.py makes.
 fn odd_channel() -> &'static str {
-    static CHANNEL: OnceLock<(Channel, tempfile::TempDir)> = OnceLock::new();
-    let (channel, _) = CHANNEL.get_or_init(|| {
-        let dir = temp_dir();
+    static CHANNEL: OnceLock<Channel> = OnceLock::new();
+    let channel = CHANNEL.get_or_init(|| {
+        // The same bytes each time; a static is never dropped, so no temporary folder.
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("odd-channel");
         let script = source("tests/support/odd_channel.py");
-        run(Command::new("python3").arg(script).arg(dir.path()));
-        (Channel::serve(dir.path()), dir)
+        run(Command::new("python3").arg(script).arg(&dir));
+        Channel::serve(&dir)
     });
     &channel.url
 }
