@@ -4,4 +4,6 @@ mod conda_meta;
 mod determinism;
 mod image;
 mod linker;
+mod odd_packages;
 mod support;
+mod validator;
