@@ -2,6 +2,7 @@
 
 mod conda_meta;
 mod determinism;
+mod docker;
 mod image;
 mod linker;
 mod odd_packages;
