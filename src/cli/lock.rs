@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -10,11 +11,13 @@ use rattler_conda_types::{MatchSpec, Subdir};
 use reqwest_middleware::ClientWithMiddleware;
 use tokio::runtime::Handle;
 
-use super::{args::LockArgs, interruptible, print, runtime};
+use super::{args::LockArgs, print, runtime};
 use crate::{
     error::{Error, Result},
+    fetch,
     lock::{self, Lock, LockedEnv, SolveRequest, VirtualPackages},
     report::Reporter,
+    sink,
     spec::{ImageSpec, Spec},
     store::Store,
 };
@@ -34,7 +37,7 @@ pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
         reporter,
     };
     let path = lock_path(&args.env);
-    locker.write(&path)?;
+    super::stoppable(&runtime, reporter, || {}, || locker.write(&path))?;
     print(path.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -97,8 +100,13 @@ impl Locker<'_> {
                 None => None,
             },
         };
+        let environments = [Some(&solved.env), solved.miniconda.as_ref()];
+        for record in environments.iter().flatten().flat_map(|env| env.packages()) {
+            // A lock without it would be refused when it is read.
+            fetch::sha256_of(record)?;
+        }
         let text = lock::render(&solved, PLATFORM)?;
-        fs::write(path, &text).map_err(|e| Error::io("write", path, e))?;
+        sink::atomically(path, |file| file.write_all(text.as_bytes()))?;
         self.reporter.step(format!(
             "Locked {} packages in {}",
             solved.env.packages().len() + solved.miniconda.map_or(0, |m| m.packages().len()),
@@ -118,7 +126,7 @@ impl Locker<'_> {
             },
         };
         let solving = lock::solve(request, self.client.clone(), self.store);
-        self.runtime.block_on(interruptible(solving))
+        self.runtime.block_on(solving)
     }
 
     fn channels(&self) -> Result<Vec<rattler_conda_types::Channel>> {
