@@ -99,3 +99,81 @@ fn explain(reference: &str, error: &DockerError) -> Error {
             .why(chain(other)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::base::{
+        BaseSource, Platform,
+        testing::{Answer, Fixture, Server, TarBuilder, layer_tar},
+    };
+
+    fn saved() -> Vec<u8> {
+        let layer = layer_tar(&["a"]);
+        let config = json!({"os": "linux", "architecture": "amd64",
+            "rootfs": {"diff_ids": [Digest::of(&layer)]}});
+        let list = json!([{"Config": "c.json", "RepoTags": ["base:1"], "Layers": ["l/layer.tar"]}]);
+        TarBuilder::new()
+            .file("c.json", config.to_string().as_bytes())
+            .file("l/layer.tar", &layer)
+            .file("manifest.json", list.to_string().as_bytes())
+            .done()
+    }
+
+    #[test]
+    fn exports_once_and_knows_what_is_absent() {
+        let exports = Arc::new(AtomicUsize::new(0));
+        let count = exports.clone();
+        let server = Server::start(move |path, _| match path {
+            path if path.ends_with("/images/base:1/json") => {
+                Answer::body(json!({"Id": "sha256:1"}).to_string().into_bytes())
+            }
+            path if path.ends_with("/images/base:1/get") => {
+                count.fetch_add(1, Ordering::SeqCst);
+                Answer::body(saved())
+            }
+            _ => Answer {
+                body: br#"{"message":"No such image: base:2"}"#.to_vec(),
+                ..Answer::status(404)
+            },
+        });
+        let fixture = Fixture::new();
+        let loader = Loader {
+            store: fixture.store.clone(),
+            reporter: fixture.reporter.clone(),
+            platform: Platform::linux_amd64(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let load = |name: &str| {
+            let host = format!("tcp://{}", server.host());
+            let docker = async {
+                Ok(Docker::connect_with_http(&host, 10, bollard::API_DEFAULT_VERSION).unwrap())
+            };
+            let source = BaseSource::DockerDaemon(name.into());
+            runtime.block_on(loader.load(&source, docker))
+        };
+        let first = load("base:1").unwrap();
+        let again = load("base:1").unwrap();
+        assert_eq!((first.layers.len(), exports.load(Ordering::SeqCst)), (1, 1));
+        assert_eq!((&first.layers, first.digest), (&again.layers, again.digest));
+        assert_eq!(first.name.as_deref(), Some("docker-daemon:base:1"));
+        // A blob that is gone is exported again.
+        std::fs::remove_file(loader.store.blob_path(&first.layers[0].digest)).unwrap();
+        assert_eq!(load("base:1").unwrap().layers, first.layers);
+        assert_eq!(exports.load(Ordering::SeqCst), 2);
+        assert_eq!(
+            load("base:2").unwrap_err().to_string(),
+            "the Docker daemon has no image 'base:2'\n  hint: docker pull base:2"
+        );
+    }
+}

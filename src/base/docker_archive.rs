@@ -1,7 +1,7 @@
 //! What `docker save`, podman and skopeo write: `manifest.json` over layers in one tar.
 //!
 //! The format is Docker's image specification v1.2 (moby, image/spec/v1.2.md, "Combined Image JSON
-//! + Filesystem Changeset Format"). Layers are plain tars there, but writers differ: they may be
+//! and Filesystem Changeset Format"). Layers are plain tars there, but writers differ: they may be
 //! compressed, links to other layers, or blobs of an OCI layout that the archive holds as well.
 
 use serde::Deserialize;
@@ -159,6 +159,7 @@ mod tests {
     use super::*;
     use crate::base::testing::{Fixture, TarBuilder, gzip, layer_tar};
     use serde_json::json;
+    use tar::EntryType;
 
     fn load_tar(fixture: &Fixture, tar: &[u8], reference: Option<&str>) -> Result<BaseImage> {
         let archive = Archive::spool("x.tar".into(), tar, &fixture.store, &fixture.reporter)?;
@@ -222,8 +223,6 @@ mod tests {
         assert!(error.contains("it holds: debian:12"), "{error}");
     }
 
-    use tar::EntryType;
-
     #[test]
     fn damage_and_escapes_are_errors() {
         let fixture = Fixture::new();
@@ -263,5 +262,29 @@ mod tests {
                 .file(&name, &config),
         );
         assert!(error.contains("damaged"), "{error}");
+    }
+
+    #[test]
+    fn blobs_of_a_combined_archive_are_checked_by_name() {
+        let fixture = Fixture::new();
+        let layer = layer_tar(&["a"]);
+        let (config, packed) = (config(&[&layer]), gzip(&layer));
+        let blob = |bytes: &[u8]| format!("blobs/sha256/{}", Digest::of(bytes).hex());
+        let list = json!([{"Config": blob(&config), "Layers": [blob(&packed)]}]).to_string();
+        let with = |content: &[u8]| {
+            TarBuilder::new()
+                .file("index.json", b"{}")
+                .file("manifest.json", list.as_bytes())
+                .file(&blob(&config), &config)
+                .file(&blob(&packed), content)
+                .done()
+        };
+        let error = load_tar(&fixture, &with(&gzip(b"")), None)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("damaged"), "{error}");
+        let base = load_tar(&fixture, &with(&packed), None).unwrap();
+        assert_eq!(base.layers[0].digest, Digest::of(&packed));
+        assert_eq!(base.layers[0].media_type, media::OCI_GZIP);
     }
 }

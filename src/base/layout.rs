@@ -62,7 +62,7 @@ fn find(files: &dyn Files, tag: Option<&str>, platform: &Platform) -> Result<(Di
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::testing::{Fixture, layer_tar};
+    use crate::base::testing::{Fixture, gzip, layer_tar};
     use serde_json::json;
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
         for compressed in [false, true] {
             let path = fresh.store.root().join("a.tar");
             let bytes = if compressed {
-                super::super::testing::gzip(&archive)
+                gzip(&archive)
             } else {
                 archive.clone()
             };

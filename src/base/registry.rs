@@ -243,3 +243,6 @@ async fn keep(
         error.at(remote.reference().whole()).into()
     })
 }
+
+#[cfg(test)]
+mod tests;

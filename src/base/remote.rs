@@ -169,12 +169,15 @@ impl Remote {
                 Ok(value) => return Ok(value),
                 Err(failure) if !failure.transient || left == 0 => return Err(failure.error),
                 Err(failure) => {
-                    let first = failure.error.to_string();
-                    let first = first.lines().last().unwrap_or_default().trim().to_owned();
+                    let text = failure.error.to_string();
+                    let why = text
+                        .lines()
+                        .find_map(|line| line.trim().strip_prefix("why: "));
                     self.reporter.step(format_args!(
-                        "{}: trying again in {} ms ({first})",
+                        "{}: trying again in {} ms ({})",
                         self.reference.registry(),
-                        pause.as_millis()
+                        pause.as_millis(),
+                        why.unwrap_or(&text)
                     ));
                 }
             }

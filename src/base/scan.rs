@@ -41,9 +41,9 @@ pub(super) enum Node {
 }
 
 /// A folder that no layer has an entry for: what engines make of it, but for its time.
-pub(super) const IMPLICIT_DIR: Node = Node::Dir(0o755, 0, 0, 0);
+const IMPLICIT_DIR: Node = Node::Dir(0o755, 0, 0, 0);
 
-/// One layer, read.
+/// One layer, read. Folders above what it adds are there only if it has entries for them.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     pub added: Nodes,
@@ -112,7 +112,10 @@ impl Scan {
             None => {
                 // An extractor follows the links that this same layer has made.
                 let path = self.through_own_links(folder, name).unwrap_or(path);
-                insert(&mut self.added, path, node);
+                if !matches!(node, Node::Dir(..)) {
+                    clear(&mut self.added, &path);
+                }
+                self.added.insert(path, node);
             }
         }
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BaseLayer,
-    scan::{Lost, Node, Nodes, Scan, ancestors, canonical, clear, insert, normal, remove},
+    scan::{Lost, Node, Nodes, Scan, ancestors, canonical, clear, insert, remove},
 };
 use crate::{
     digest::Digest,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Bumped when the scan's meaning changes: kept surveys of other versions are made again.
-const FORMAT: &str = "imgbuild base tree 1";
+const FORMAT: &str = "imgbuild base tree 2";
 
 /// The paths of a base image, layers applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,19 +134,12 @@ impl BaseTree {
     /// in its tar.
     fn apply(&mut self, scan: Scan) {
         for path in &scan.removed {
-            if let Some(path) = normal(path) {
-                remove(&mut self.nodes, &path);
-            }
+            remove(&mut self.nodes, path);
         }
         for path in &scan.opaque {
             clear(&mut self.nodes, path);
         }
         for (path, node) in scan.added {
-            // A folder that this layer only implies says nothing about one that is there.
-            let implied = node == super::scan::IMPLICIT_DIR;
-            if implied && matches!(self.nodes.get(&path), Some(Node::Dir(..))) {
-                continue;
-            }
             insert(&mut self.nodes, path, node);
         }
     }
@@ -317,6 +310,19 @@ mod tests {
             tree.resolve("new/z").unwrap().parents,
             [dir("new", 0o755, 0, 0, 0)]
         );
+    }
+
+    #[test]
+    fn an_entry_sets_a_folders_attributes_again() {
+        let lower = TarBuilder::new()
+            .dir("a/", 0o700, (1, 1), 9)
+            .file("a/b", b"");
+        // Just like a folder that is only implied, yet with an entry of its own.
+        let upper = TarBuilder::new().dir("a/", 0o755, (0, 0), 0);
+        let tree = tree(&[lower.done(), upper.done()]);
+        let found = tree.resolve("a").unwrap().existing.unwrap();
+        assert_eq!((found.mode, found.uid, found.mtime), (0o755, 0, 0));
+        assert_eq!(tree.exists("a/b"), Some(Kind::File));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 pub use environment::Environment;
 
 use crate::{
-    base::{BaseImage, tree::BaseTree},
+    base::{BaseImage, BaseSource, tree::BaseTree},
     code,
     error::Result,
     image::{self, Image, ImageSettings},
@@ -76,7 +76,7 @@ pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>)
     if let Some(code) = code {
         top.push(code.build(tools)?);
     }
-    let settings = settings(spec, wrapper, created);
+    let settings = settings(spec, base, wrapper, created);
     let image = image::assemble(base, &top, &settings)?;
     tools.store.put_blob(&image.config)?;
     tools.store.put_blob(&image.manifest)?;
@@ -184,7 +184,16 @@ fn created(lock: &Lock) -> u64 {
     })
 }
 
-fn settings(spec: &ImageSpec, wrapper: Option<String>, created: u64) -> ImageSettings {
+fn settings(
+    spec: &ImageSpec,
+    base: &BaseImage,
+    wrapper: Option<String>,
+    created: u64,
+) -> ImageSettings {
+    let base_name = match spec.base {
+        BaseSource::Registry(_) => base.name.clone(),
+        _ => None,
+    };
     let name = if spec.miniconda.is_some() {
         spec.env.name.as_deref().unwrap_or("env")
     } else {
@@ -214,6 +223,7 @@ fn settings(spec: &ImageSpec, wrapper: Option<String>, created: u64) -> ImageSet
         wrapper,
         labels,
         annotations: spec.annotations.clone(),
+        base_name,
         created,
         architecture: "amd64".into(),
     }

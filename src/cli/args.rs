@@ -98,7 +98,7 @@ pub(super) struct BuildArgs {
     #[arg(long, value_name = "PATH")]
     pub workdir: Option<String>,
     /// Set an environment variable in the image.
-    #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(short = 'e', long = "env", value_name = "KEY=VALUE", value_parser = pair)]
     pub variables: Vec<(String, String)>,
     /// The entrypoint, in words as a shell splits them.
     #[arg(long, value_name = "COMMAND", value_parser = command_words)]

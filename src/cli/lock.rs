@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -17,7 +17,6 @@ use crate::{
     fetch,
     lock::{self, Lock, LockedEnv, SolveRequest, VirtualPackages},
     report::Reporter,
-    sink,
     spec::{ImageSpec, Spec},
     store::Store,
 };
@@ -106,7 +105,7 @@ impl Locker<'_> {
             fetch::sha256_of(record)?;
         }
         let text = lock::render(&solved, PLATFORM)?;
-        sink::atomically(path, |file| file.write_all(text.as_bytes()))?;
+        write_whole(path, text.as_bytes()).map_err(|e| Error::io("write", path, e))?;
         self.reporter.step(format!(
             "Locked {} packages in {}",
             solved.env.packages().len() + solved.miniconda.map_or(0, |m| m.packages().len()),
@@ -139,6 +138,19 @@ impl Locker<'_> {
             .collect();
         lock::resolve_channels(&names, Path::new("/"))
     }
+}
+
+/// Writes beside the file and renames: a build that is killed must not leave half a lock.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let mut file = tempfile::Builder::new()
+        .prefix(".env.lock.")
+        .permissions(fs::Permissions::from_mode(0o666)) // less the umask
+        .tempfile_in(dir.unwrap_or(Path::new(".")))?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
 }
 
 fn match_specs(specs: &[Spec]) -> Vec<MatchSpec> {

@@ -43,6 +43,8 @@ pub struct ImageSettings {
     pub labels: BTreeMap<String, String>,
     /// Annotations of the manifest.
     pub annotations: Annotations,
+    /// The base image's name, if it means the same on every machine.
+    pub base_name: Option<String>,
     /// The creation time in seconds since the epoch.
     pub created: u64,
     /// The architecture, in Go's words (`amd64`).
@@ -192,11 +194,10 @@ fn set_history(config: &mut Map<String, Value>, base: &BaseImage, top: &[TopLaye
         .filter(|entry| entry.get("empty_layer").and_then(Value::as_bool) != Some(true))
         .count();
     if told != base.layers.len() {
-        let name = base.name.as_deref().unwrap_or("scratch");
         history = base
             .layers
             .iter()
-            .map(|_| json!({"created": created, "created_by": format!("base image {name}")}))
+            .map(|_| json!({"created": created, "created_by": "base image"}))
             .collect();
     }
     history.extend(top.iter().map(

@@ -68,11 +68,16 @@ pub fn assemble(base: &BaseImage, top: &[TopLayer], settings: &ImageSettings) ->
     })
 }
 
-/// The user's annotations, and what the base was (OCI image-spec, annotations.md).
+/// The user's annotations, and what the base was (OCI image-spec, annotations.md). Only a
+/// registry's reference is a name that means the same on another machine.
 fn annotations(base: &BaseImage, settings: &ImageSettings) -> manifest::Annotations {
     let mut annotations = settings.annotations.clone();
-    if let (Some(name), Some(digest)) = (&base.name, base.digest) {
-        for (key, value) in [("name", name.clone()), ("digest", digest.to_string())] {
+    let facts = [
+        ("name", settings.base_name.clone()),
+        ("digest", base.digest.map(|digest| digest.to_string())),
+    ];
+    for (key, value) in facts {
+        if let Some(value) = value {
             annotations
                 .entry(format!("org.opencontainers.image.base.{key}"))
                 .or_insert(value);

@@ -114,6 +114,7 @@ struct Linker<'a> {
 struct Placed {
     target: PathBuf,
     outcome: Outcome,
+    stat: Stat,
 }
 
 /// What became of a file's content.
@@ -150,7 +151,7 @@ impl<'a> Linker<'a> {
                 self.file(listed, target, stat, entry)
             }
             tar::EntryType::Symlink => self.symlink(listed, target, stat, entry),
-            tar::EntryType::Link => self.hardlink(listed, target, stat, entry),
+            tar::EntryType::Link => self.hardlink(listed, target, entry),
             tar::EntryType::Directory => self.directory(listed, target, stat),
             other => Err(self.damaged(format!(
                 "{} is neither a file, a link nor a directory ({other:?})",
@@ -196,16 +197,19 @@ impl<'a> Linker<'a> {
         let outcome = match &listed.prefix_placeholder {
             Some(placeholder) => {
                 let bytes = self.replaced(listed, placeholder, content)?;
-                let stat = Stat {
-                    size: bytes.len() as u64,
-                    ..stat
-                };
+                let size = bytes.len() as u64;
+                let stat = Stat { size, ..stat };
                 self.emit_file(&target, stat, &mut Cursor::new(bytes), None)?
             }
             None => self.emit_file(&target, stat, content, known_digest(listed))?,
         };
         self.record(listed, &target, Some(&outcome));
-        self.placed.insert(source, Placed { target, outcome });
+        let placed = Placed {
+            target,
+            outcome,
+            stat,
+        };
+        self.placed.insert(source, placed);
         Ok(())
     }
 
@@ -277,15 +281,14 @@ impl<'a> Linker<'a> {
         if self.excluded.contains(&target) {
             return Ok(());
         }
-        let size = link.len() as u64;
         let stat = Stat {
             mode: 0o777,
             ..stat
         };
-        let made = self.entry(&target, EntryKind::Symlink(link.clone()), stat);
+        let made = self.entry(&target, EntryKind::Symlink(link), stat);
         self.emit(&made, &mut io::empty())?;
-        let sha256 = crate::digest::Digest::of(&link);
-        self.record(listed, &target, Some(&Outcome { sha256, size }));
+        // Size and hash in the record are the package's: those of what the link leads to.
+        self.record(listed, &target, None);
         Ok(())
     }
 
@@ -293,7 +296,6 @@ impl<'a> Linker<'a> {
         &mut self,
         listed: &PathsEntry,
         target: PathBuf,
-        stat: Stat,
         entry: &tar::Entry<'_, Box<dyn Read>>,
     ) -> Result<()> {
         if self.excluded.contains(&target) {
@@ -320,8 +322,9 @@ impl<'a> Linker<'a> {
                 source.display()
             )));
         };
+        // One file has one mode: Docker applies the link's own header to the file.
         let link = self.prefix.entry_path(&placed.target);
-        let made = self.entry(&target, EntryKind::Hardlink(link), stat);
+        let made = self.entry(&target, EntryKind::Hardlink(link), placed.stat);
         self.emit(&made, &mut io::empty())?;
         self.record(listed, &target, Some(&placed.outcome));
         Ok(())

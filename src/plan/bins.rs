@@ -38,15 +38,21 @@ impl Budget {
     /// Splits that many layers between the tiers; anything from 104 up gives the same plan, so
     /// that a base image with more layers does not change it.
     pub fn of(layers: usize) -> Self {
-        let part = |full: usize| full * layers.min(104) / 104;
-        let share = |singles, bins| Share {
-            singles: part(singles),
-            bins: part(bins).max(1),
+        const SINGLES: [usize; 3] = [8, 32, 32];
+        const BINS: [usize; 3] = [4, 4, 24];
+        const FULL: usize = 104;
+        let layers = layers.min(FULL);
+        let bins = BINS.map(|bins| (bins * layers / FULL).max(1));
+        let left = layers.saturating_sub(bins.iter().sum());
+        let all: usize = SINGLES.iter().sum();
+        let share = |tier: usize| Share {
+            singles: SINGLES[tier] * left / all,
+            bins: bins[tier],
         };
         Self {
-            miniconda: share(8, 4),
-            cuda: share(32, 4),
-            other: share(32, 24),
+            miniconda: share(0),
+            cuda: share(1),
+            other: share(2),
         }
     }
 
@@ -174,5 +180,9 @@ mod tests {
                 .sum();
             assert!(total <= layers, "{total} of {layers}");
         }
+        assert_eq!(
+            Budget::of(104).share(Tier::Cuda),
+            Budget::of(125).share(Tier::Cuda)
+        );
     }
 }

@@ -82,12 +82,9 @@ fn updated_index(path: &Path, image: &Image, names: &[String]) -> Result<Index> 
         }
         Err(_) => Vec::new(),
     };
-    kept.retain(|old| {
-        let name = old.annotations.get(REF_NAME);
-        old.digest != image.digest
-            && !new
-                .iter()
-                .any(|n| name.is_some() && n.annotations.get(REF_NAME) == name)
+    kept.retain(|old| match old.annotations.get(REF_NAME) {
+        Some(name) => !names.contains(name),
+        None => old.digest != image.digest,
     });
     kept.extend(new);
     Ok(Index::new(kept))
@@ -108,7 +105,7 @@ fn put(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Writes a file under a temporary name and renames it when it is whole.
-pub(crate) fn atomically(
+pub(super) fn atomically(
     path: &Path,
     write: impl FnOnce(&mut fs::File) -> std::io::Result<()>,
 ) -> Result<()> {

@@ -10,7 +10,6 @@ use std::{
 };
 
 pub use archive::{ArchiveKind, archive_size, stream, write_archive};
-pub(crate) use layout::atomically;
 pub use layout::write_layout;
 
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@ use std::{fs, net::TcpListener, path::Path};
 use serde_json::json;
 
 use crate::{
-    mini::{self, Mini, base, blob_json, env, names, sha256, write},
+    mini::{self, Mini, base, blob_json, env, names, sha256},
     support::{Output, Project, channel, fixture},
 };
 
@@ -80,8 +80,8 @@ fn environment_files() {
         all.lock(text);
     }
     let project = Project::new("");
-    write(&project, "latin1.yml", b"name: caf\xe9\n");
-    fs::create_dir(project.dir.path().join("folder")).unwrap();
+    fs::write(project.path("latin1.yml"), b"name: caf\xe9\n").unwrap();
+    fs::create_dir(project.path("folder")).unwrap();
     for file in ["latin1.yml", "folder", "missing.yml"] {
         all.run(&project, &["lock", file]);
     }
@@ -104,16 +104,12 @@ fn solving() {
     }
     let project = Project::new(&env(channel(), &["variant-demo"]));
     for value in ["twelve", "12.9"] {
-        write(
-            &project,
-            "env.yml",
-            env(channel(), &["variant-demo=1.0=cuda*"]),
-        );
+        project.write_env(&env(channel(), &["variant-demo=1.0=cuda*"]));
         let mut command = mini::command(&project, &["lock", "env.yml"]);
-        let out = mini::output(command.env("CONDA_OVERRIDE_CUDA", value));
+        let out = project.output(command.env("CONDA_OVERRIDE_CUDA", value));
         all.note(&["lock", "env.yml"], &out);
     }
-    assert!(!project.dir.path().join("env.lock.yml").exists());
+    assert!(!project.path("env.lock.yml").exists());
     all.check("solving");
 }
 
@@ -285,10 +281,10 @@ fn settings_and_flags() {
         "code: {path: nowhere}\n",
         "prefix: /usr\n",
     ] {
-        write(&project, "imgbuild.yaml", text);
+        project.write("imgbuild.yaml", text);
         all.run(&project, &["build", "env.yml"]);
     }
-    fs::remove_file(project.dir.path().join("imgbuild.yaml")).unwrap();
+    fs::remove_file(project.path("imgbuild.yaml")).unwrap();
     let long = format!("/{}", "p".repeat(200));
     for flags in [
         &["--config", "missing.yaml"][..],
@@ -323,9 +319,9 @@ fn code_folders() {
     let mut all = Catalogue::default();
     let mini = Mini::of(&[HELLO]);
     let project = Project::new(&env(&mini.url(), &["hello-demo"]));
-    write(&project, "code/train.py", "print()\n");
+    project.write("code/train.py", "print()\n");
     for target in ["../env.yml", "/etc/passwd"] {
-        let link = project.dir.path().join("code/link");
+        let link = project.path("code/link");
         let _ = fs::remove_file(&link);
         std::os::unix::fs::symlink(target, &link).unwrap();
         let args = ["build", "env.yml", "--base", "scratch", "--code", "code"];
@@ -340,7 +336,7 @@ fn disks() {
     let mini = Mini::of(&[HELLO]);
     let project = Project::new(&env(&mini.url(), &["hello-demo"]));
     project.ok(&["lock", "env.yml"]);
-    write(&project, "other/file.txt", "");
+    project.write("other/file.txt", "");
     for output in [
         "type=oci,dest=env.yml",
         "type=oci,dest=other",
@@ -354,13 +350,13 @@ fn disks() {
         let shown = ["build", "env.yml", "-o", output];
         all.note(&shown, &without_progress(out));
     }
-    let lock = project.dir.path().join("env.lock.yml");
+    let lock = project.path("env.lock.yml");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
     all.run(&project, &["lock", "env.yml"]);
     for cache in ["env.yml", "/proc/imgbuild"] {
         let mut command = mini::command(&project, &["lock", "env.yml"]);
-        let out = mini::output(command.env("IMGBUILD_CACHE_DIR", cache));
+        let out = project.output(command.env("IMGBUILD_CACHE_DIR", cache));
         all.note(&["lock", "env.yml"], &out);
     }
     all.check("disks");

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     faulty::{Fault, Faulty, wait_for_files},
-    mini::{Mini, base, command, env, names, output},
+    mini::{Mini, base, command, env, names},
     support::{Output, Project},
 };
 
@@ -151,7 +151,7 @@ fn indexes_that_go_wrong() {
         // A bad answer is not kept as the channel's index.
         if status != 0 {
             let good = Faulty::serve(mini.path(), |_, _| Fault::Fine);
-            crate::mini::write(&project, "env.yml", env(&good.url, &["hello-demo"]));
+            project.write_env(&env(&good.url, &["hello-demo"]));
             project.ok(&["lock", "env.yml"]);
         }
     }
@@ -221,7 +221,7 @@ fn finish(server: &Faulty, project: &Project) {
         "-o",
         "type=oci,dest=out",
     ];
-    let out = output(&mut command(project, &args));
+    let out = project.output(&mut command(project, &args));
     assert_eq!(out.status, 0, "{}", out.stderr);
     assert_eq!(server.gets("")[before..], [format!("/noarch/{LAST}")]);
     assert_eq!(kept(project)[1], [""; 0]);
@@ -253,7 +253,7 @@ fn ctrl_c_ends_a_build() {
             "{said}"
         );
         assert!(said.ends_with("error: stopped\n"), "{said}");
-        assert!(!project.dir.path().join("out").exists());
+        assert!(!project.path("out").exists());
         finish(&server, &project);
     }
 }

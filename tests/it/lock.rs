@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use rattler_lock::{CondaPackageData, LockFile};
 
 use crate::{
-    mini::{self, Mini, base, env, env_of, names, read, write},
+    mini::{self, Mini, base, env, env_of, names, read},
     support::{Channel, Project, channel, env_file, fixture},
 };
 
@@ -15,7 +15,7 @@ const GENERIC: &str = "generic-demo-1.0-0.tar.bz2";
 
 /// The packages of a project's lock.
 fn locked(project: &Project) -> Vec<CondaPackageData> {
-    let lock = LockFile::from_path(&project.dir.path().join("env.lock.yml")).unwrap();
+    let lock = LockFile::from_path(&project.path("env.lock.yml")).unwrap();
     let environment = lock.default_environment().unwrap();
     let platform = environment.platforms().next().unwrap();
     let packages = environment.conda_packages(platform).unwrap();
@@ -70,7 +70,7 @@ fn other_tools_read_it() {
         print(*sorted(str(p.location) for p in packages), sep='\\n')\n";
     let out = Command::new(fixture("IMGBUILD_TEST_PYTHON"))
         .args(["-c", program])
-        .arg(project.dir.path().join("env.lock.yml"))
+        .arg(project.path("env.lock.yml"))
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&out.stderr);
@@ -96,7 +96,7 @@ fn is_used_while_it_answers_and_renewed_with_a_reason() {
     assert_eq!(hello, HELLO);
     let first = read(&project, "env.lock.yml");
 
-    write(&project, "env.yml", env(&url, &["hello-demo"]));
+    project.write_env(&env(&url, &["hello-demo"]));
     let (said, hello) = build(&project);
     assert!(!said.contains("ock.yml"), "{said}");
     assert_eq!(
@@ -131,7 +131,7 @@ fn is_used_while_it_answers_and_renewed_with_a_reason() {
         ),
     ];
     for (channel, specs, reason, version) in steps {
-        write(&project, "env.yml", env(channel, specs));
+        project.write_env(&env(channel, specs));
         let (said, hello) = build(&project);
         let expected = format!("Renewing env.lock.yml: {reason}");
         assert!(said.contains(&expected), "{expected}\n{said}");
@@ -141,9 +141,9 @@ fn is_used_while_it_answers_and_renewed_with_a_reason() {
     }
 
     // `imgbuild lock` asks the channels again, whatever the lock says.
-    write(&project, "env.yml", env(&url, &["hello-demo=1.0"]));
+    project.write_env(&env(&url, &["hello-demo=1.0"]));
     build(&project);
-    write(&project, "env.yml", env(&url, &["hello-demo"]));
+    project.write_env(&env(&url, &["hello-demo"]));
     project.ok(&["lock", "env.yml"]);
     assert_eq!(build(&project).1, NEWER);
 }
@@ -174,17 +174,17 @@ fn copy_channel(mini: &Mini, to: &Path) {
 fn channels_may_be_folders() {
     let mini = Mini::of(&[HELLO, GENERIC]);
     let project = Project::new(&env("./my-channel", &["hello-demo", "generic-demo"]));
-    let folder = project.dir.path().join("my-channel");
+    let folder = project.path("my-channel");
     copy_channel(&mini, &folder);
     project.ok(&["build", "env.yml", "--base", &base()]);
     let relative = read(&project, "env.lock.yml");
     // From another working directory the path means the same folder.
-    let env_yml = project.dir.path().join("env.yml");
+    let env_yml = project.path("env.yml");
     let mut command = mini::command(
         &project,
         &["build", env_yml.to_str().unwrap(), "--base", &base()],
     );
-    let out = mini::output(command.current_dir("/"));
+    let out = project.output(command.current_dir("/"));
     assert_eq!(out.status, 0, "{}", out.stderr);
     assert!(!out.stderr.contains("Renewing"), "{}", out.stderr);
     // The same folder by its URL and by its path is the same channel.
@@ -192,11 +192,7 @@ fn channels_may_be_folders() {
         format!("file://{}", folder.display()),
         folder.display().to_string(),
     ] {
-        write(
-            &project,
-            "env.yml",
-            env(&place, &["hello-demo", "generic-demo"]),
-        );
+        project.write_env(&env(&place, &["hello-demo", "generic-demo"]));
         let out = project.ok(&["build", "env.yml", "--base", &base()]);
         assert!(!out.stderr.contains("Renewing"), "{}", out.stderr);
         assert_eq!(read(&project, "env.lock.yml"), relative);
@@ -296,7 +292,7 @@ fn an_edited_lock_is_not_believed() {
         (good.replace("default:", "other:"), 2, "no environment"),
         (good.replace("linux-64", "osx-64"), 2, "linux-64"),
     ] {
-        write(&project, "env.lock.yml", &edited);
+        project.write("env.lock.yml", &edited);
         let out = project.imgbuild(&build);
         assert_eq!(out.status, status, "{words}: {}", out.stderr);
         assert!(out.stderr.contains(words), "{words}: {}", out.stderr);

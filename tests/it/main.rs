@@ -1,8 +1,12 @@
-//! The program from outside: one binary, so that it is linked once.
+//! The tests that run the built program on real packages; `make test` makes what they need.
 
 mod cli_errors;
+mod conda_meta;
+mod determinism;
 mod faults;
 mod faulty;
+mod image;
+mod linker;
 mod lock;
 mod mini;
 mod registry;

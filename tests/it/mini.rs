@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -11,7 +10,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::support::{Output, Project, fixture};
+use crate::support::{Project, fixture};
 
 const SUBDIRS: [&str; 2] = ["linux-64", "noarch"];
 
@@ -147,44 +146,20 @@ pub fn base() -> String {
     format!("oci:{}", fixture("IMGBUILD_TEST_BASE").display())
 }
 
-/// The program in a project, as `Project::imgbuild` runs it, to be given more settings.
+/// The program in a project, to be given more settings or to be started.
 pub fn command(project: &Project, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_imgbuild"));
+    let mut command = project.command(env!("CARGO_BIN_EXE_imgbuild"));
     command
         .args(args)
-        .current_dir(project.dir.path())
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", project.dir.path().join(".home"))
-        .env("IMGBUILD_CACHE_DIR", &project.cache)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
 }
 
-/// Runs a command to its end.
-pub fn output(command: &mut Command) -> Output {
-    let out = command.output().unwrap();
-    Output {
-        status: out.status.code().unwrap_or(-1),
-        stdout: String::from_utf8(out.stdout).unwrap(),
-        stderr: String::from_utf8(out.stderr).unwrap(),
-    }
-}
-
-/// Writes a file of a project.
-pub fn write(project: &Project, name: &str, text: impl AsRef<[u8]>) {
-    let path = project.dir.path().join(name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::File::create(path)
-        .and_then(|mut file| file.write_all(text.as_ref()))
-        .unwrap();
-}
-
 /// Reads a file of a project.
 pub fn read(project: &Project, name: &str) -> String {
-    fs::read_to_string(project.dir.path().join(name)).unwrap()
+    fs::read_to_string(project.path(name)).unwrap()
 }
 
 /// The manifest in an OCI layout of one image, and its digest.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     faulty::Faulty,
-    mini::{base, blob_json, command, env, layout_manifest, output, write},
+    mini::{base, blob_json, command, env, layout_manifest},
     support::{Output, Project, channel, fixture},
 };
 
@@ -72,7 +72,7 @@ fn a_base_is_pulled_once_and_recorded() {
     let first = build(&project, &reference, "out");
     assert_eq!(first.status, 0, "{}", first.stderr);
 
-    let (_, manifest) = layout_manifest(&project.dir.path().join("out"));
+    let (_, manifest) = layout_manifest(&project.path("out"));
     let (base_digest, base_manifest) = layout_manifest(&fixture("IMGBUILD_TEST_BASE"));
     let annotations = &manifest["annotations"];
     assert_eq!(
@@ -88,7 +88,7 @@ fn a_base_is_pulled_once_and_recorded() {
     // The same base from a folder gives the same layers, and the same config but for its name.
     let local = build(&project, &base(), "local");
     assert_eq!(local.status, 0, "{}", local.stderr);
-    let local_dir = project.dir.path().join("local");
+    let local_dir = project.path("local");
     let (_, of_folder) = layout_manifest(&local_dir);
     assert_eq!(layers(&of_folder), layers(&manifest));
     assert_eq!(of_folder["config"]["digest"], manifest["config"]["digest"]);
@@ -114,7 +114,7 @@ fn a_base_is_pulled_once_and_recorded() {
     let by_digest = format!("{}@{base_digest}", reference.trim_end_matches(":12"));
     let pinned = build(&project, &by_digest, "pinned");
     assert_eq!(pinned.status, 0, "{}", pinned.stderr);
-    let (_, manifest) = layout_manifest(&project.dir.path().join("pinned"));
+    let (_, manifest) = layout_manifest(&project.path("pinned"));
     let annotations = &manifest["annotations"];
     assert_eq!(
         annotations["org.opencontainers.image.base.digest"],
@@ -139,13 +139,13 @@ fn a_private_registry_asks_for_a_login() {
     // base64 of tester:secret and of tester:wrong
     for (auth, status) in [("dGVzdGVyOndyb25n", 3), ("dGVzdGVyOnNlY3JldA==", 0)] {
         let config = format!("{{\"auths\": {{\"{registry}\": {{\"auth\": \"{auth}\"}}}}}}");
-        write(&project, "docker/config.json", &config);
+        project.write("docker/config.json", &config);
         let dest = "type=oci,dest=out";
         let mut build = command(
             &project,
             &["build", "env.yml", "--base", &reference, "-o", dest],
         );
-        let out = output(build.env("DOCKER_CONFIG", project.dir.path().join("docker")));
+        let out = project.output(build.env("DOCKER_CONFIG", project.path("docker")));
         assert_eq!(out.status, status, "{}", out.stderr);
         if status != 0 {
             assert!(out.stderr.contains("not accepted"), "{}", out.stderr);
@@ -153,7 +153,7 @@ fn a_private_registry_asks_for_a_login() {
         }
         assert!(!out.stderr.contains("secret"));
     }
-    let (_, manifest) = layout_manifest(&project.dir.path().join("out"));
+    let (_, manifest) = layout_manifest(&project.path("out"));
     let (_, base_manifest) = layout_manifest(&fixture("IMGBUILD_TEST_BASE"));
     assert!(layers(&manifest).starts_with(&layers(&base_manifest)));
 }
@@ -183,6 +183,6 @@ fn unknown_names_and_tags_are_told() {
             "{}",
             out.stderr
         );
-        assert!(!project.dir.path().join("out").exists());
+        assert!(!project.path("out").exists());
     }
 }

@@ -53,7 +53,9 @@ stop_orphans() {
             *) continue ;;
         esac
         if tr '\0' ' ' < "$proc/cmdline" 2>/dev/null | grep -q -F -- "$state/"; then
-            kill -9 "$pid" 2>/dev/null || true
+            # A shim's children are the containers: they would outlive it.
+            # shellcheck disable=SC2046
+            kill -9 "$pid" $(cat "$proc"/task/*/children 2>/dev/null) 2>/dev/null || true
         fi
     done
 }
@@ -76,11 +78,13 @@ start_docker() {
     stop_one dockerd
     stop_orphans
     unmount_all
-    rm -rf "$state/docker.sock" "$state/exec"
+    # dockerd refuses to start over the pid file of one that was killed.
+    rm -rf "$state/docker.sock" "$state/exec" "$state/docker-own.pid"
     mkdir -p "$state/data" "$state/exec"
     echo '{}' > "$state/daemon.json"
     # No bridge and no iptables: two daemons must not fight over docker0. Containers use --network none or host.
-    setsid dockerd --config-file "$state/daemon.json" --host "$docker_host" --data-root "$state/data" \
+    setsid dockerd --config-file "$state/daemon.json" --host "$docker_host" \
+        --group "${IMGBUILD_SOCKET_GROUP:-0}" --data-root "$state/data" \
         --exec-root "$state/exec" --pidfile "$state/docker-own.pid" --bridge none --iptables=false --ip-forward=false \
         --ip-masq=false >"$state/dockerd.log" 2>&1 </dev/null 9>&- &
     echo $! > "$state/dockerd.pid"
@@ -166,6 +170,12 @@ if [ -z "$state" ]; then
 fi
 mkdir -p "$state"
 state=$(cd "$state" && pwd -P)
+# Only a private Docker needs root; its socket is then given to the group of whoever asked.
+if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then
+    if [ -e "$state/dockerd.pid" ] || [ "${IMGBUILD_PRIVATE_DOCKER:-}" = 1 ] || ! docker_answers ""; then
+        exec sudo -n env "IMGBUILD_SOCKET_GROUP=$(id -g)" IMGBUILD_PRIVATE_DOCKER=1 "PATH=$PATH" "$0" "$action" "$state"
+    fi
+fi
 case "$action" in
     start) start ;;
     stop) stop ;;

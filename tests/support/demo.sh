@@ -31,13 +31,17 @@ step "Docker: yours if one answers, else a private one"
 start_daemons
 
 project=$fixtures/demo
-rm -rf "$project"
+rm -rf "$project" "$fixtures/channel.url"
 mkdir -p "$project/src"
 "$support/serve.py" "$fixtures/channel" >"$fixtures/channel.url" 2>/dev/null </dev/null &
 background+=("$!")
-while [ ! -s "$fixtures/channel.url" ]; do sleep 0.1; done
+while [ ! -s "$fixtures/channel.url" ] && kill -0 "$!"; do sleep 0.1; done
 channel=$(cat "$fixtures/channel.url")
 sed "s|@CHANNEL@|$channel|" "$support/envs/torch.yml" > "$project/env.yml"
+cat > "$project/imgbuild.yaml" <<'YAML'
+# The CUDA version that the target machines' driver offers: nothing here is probed for a GPU.
+cuda: "13.2"
+YAML
 cat > "$project/src/train.py" <<'PY'
 """What a user would train."""
 
@@ -50,7 +54,7 @@ cd "$project"
 export IMGBUILD_CACHE_DIR=$project/cache
 
 step "the demo proper, in $project"
-type_and_run cat env.yml
+type_and_run cat env.yml imgbuild.yaml
 type_and_run imgbuild lock env.yml
 type_and_run imgbuild build env.yml -t train:dev --base "oci:$fixtures/base" --code src:/workspace --load
 type_and_run docker run --rm train:dev python -c 'import torch; print(torch.__version__, torch.version.cuda)'

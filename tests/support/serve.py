@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Serves a folder over HTTP on the loopback address, with ranges, ETags and an optional request log.
 
-    serve.py DIR [--port N] [--log FILE] [--auth USER:PASSWORD]
+    serve.py DIR [--port N] [--log FILE] [--auth USER:PASSWORD] [--while-stdin]
 
 The first line printed is the address. Port 0, the default, lets the system choose.
 """
@@ -132,7 +132,10 @@ def main():
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--log", help="append one line a request to this file")
     parser.add_argument("--auth", help="ask for these credentials (USER:PASSWORD)")
+    parser.add_argument("--while-stdin", action="store_true", help="stop when stdin ends, and so with whoever holds it")
     options = parser.parse_args()
+    if options.while_stdin:
+        threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
     with Server(options.port, options.folder, options.log, options.auth) as server:
         print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
         try:

@@ -1,110 +1,96 @@
-//! Helpers (a private stand-in; replaced at merge).
+//! What the tests share: fixtures, a served channel, projects, and images read back.
+
+mod image;
+mod project;
+mod rootfs;
+
 use std::{
-    fs,
-    io::BufRead,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
 };
-use tempfile::TempDir;
 
+pub use image::{Image, hash_file, validate_layout};
+pub use project::{Output, Project};
+pub use rootfs::{Kind, Node, Rootfs};
+
+/// A path or an address that `make test` prepared.
 pub fn fixture(name: &str) -> PathBuf {
-    std::env::var_os(name)
-        .unwrap_or_else(|| panic!("{name} is not set: run `make test`"))
-        .into()
+    match std::env::var_os(name) {
+        Some(value) if !value.is_empty() => value.into(),
+        _ => panic!("{name} is not set: run `make test`"),
+    }
 }
 
-pub fn channel() -> &'static str {
-    static CHANNEL: OnceLock<Channel> = OnceLock::new();
-    &CHANNEL
-        .get_or_init(|| Channel::serve(&fixture("IMGBUILD_TEST_CHANNEL_DIR")))
-        .url
+/// An environment file of tests/support/envs; it still says @CHANNEL@.
+pub fn env_file(name: &str) -> String {
+    let path = source(&format!("tests/support/envs/{name}.yml"));
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// A file of the repository.
+pub fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A folder for temporary files on the disk of the build, which is large enough for an image.
+pub fn temp_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A folder served over HTTP on the loopback address until this is dropped.
 pub struct Channel {
+    /// The address.
     pub url: String,
-    child: Child,
+    server: Child,
 }
 
 impl Channel {
+    /// Starts tests/support/serve.py on a free port.
     pub fn serve(dir: &Path) -> Self {
-        let mut child = Command::new("python3")
-            .arg(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/tests/support/serve.py"
-            ))
+        // The server of all tests is never dropped; it ends with this process, which holds stdin.
+        let mut server = Command::new("python3")
+            .arg(source("tests/support/serve.py"))
             .arg(dir)
+            .arg("--while-stdin")
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut url = String::new();
-        std::io::BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut url)
-            .unwrap();
-        Self {
-            url: url.trim().into(),
-            child,
-        }
+        let mut line = String::new();
+        let mut stdout = BufReader::new(server.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let url = line.trim().to_owned();
+        assert!(url.starts_with("http://127.0.0.1:"), "serve.py said {url}");
+        Self { url, server }
     }
 }
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.server.kill();
+        let _ = self.server.wait();
     }
 }
 
-pub struct Project {
-    pub dir: TempDir,
-    pub cache: PathBuf,
+/// The address of the test channel; one server for all tests.
+pub fn channel() -> &'static str {
+    static CHANNEL: OnceLock<Channel> = OnceLock::new();
+    let served = CHANNEL.get_or_init(|| Channel::serve(&fixture("IMGBUILD_TEST_CHANNEL_DIR")));
+    &served.url
 }
 
-#[derive(Debug)]
-pub struct Output {
-    pub status: i32,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Project {
-    pub fn new(env_yaml: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let text = match env_yaml.contains("@CHANNEL@") {
-            true => env_yaml.replace("@CHANNEL@", channel()),
-            false => env_yaml.to_owned(),
-        };
-        fs::write(dir.path().join("env.yml"), text).unwrap();
-        let cache = dir.path().join(".cache");
-        Self { dir, cache }
-    }
-
-    pub fn imgbuild(&self, args: &[&str]) -> Output {
-        let out = Command::new(env!("CARGO_BIN_EXE_imgbuild"))
-            .args(args)
-            .current_dir(self.dir.path())
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
-            .env("HOME", self.dir.path().join(".home"))
-            .env("IMGBUILD_CACHE_DIR", &self.cache)
-            .output()
-            .unwrap();
-        Output {
-            status: out.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(out.stdout).unwrap(),
-            stderr: String::from_utf8(out.stderr).unwrap(),
-        }
-    }
-
-    pub fn ok(&self, args: &[&str]) -> Output {
-        let out = self.imgbuild(args);
-        assert_eq!(out.status, 0, "{args:?}: {}", out.stderr);
-        out
-    }
-}
-
-pub fn env_file(name: &str) -> String {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/envs");
-    fs::read_to_string(format!("{root}/{name}.yml")).unwrap()
+/// Runs a program that must succeed; returns what it printed.
+pub fn run(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}:\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
 }

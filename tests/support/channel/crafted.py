@@ -74,13 +74,21 @@ def links(form):
 
 
 def modes():
-    """Modes, an empty file and an empty directory."""
+    """Modes, mtimes, an empty file."""
     files = [text(f"share/modes-demo/m{mode:04o}", f"mode {mode:04o}\n", mode)
              for mode in (0o444, 0o600, 0o640, 0o644, 0o664, 0o700, 0o755, 0o775)]
     return Package("modes-demo", "1.0", "0", [
-        *files, Entry("share/modes-demo/zero", data=b""), Entry("share/modes-demo/empty", 0o755, directory=True),
+        *files, Entry("share/modes-demo/zero", data=b""),
         Entry("share/modes-demo/from-1980", data=b"mtime of a zip\n", mtime=315_532_800),
-    ], format=".tar.bz2", license="MIT", summary="File modes, an empty file, an empty directory")
+    ], format=".tar.bz2", license="MIT", summary="File modes, an empty file")
+
+
+def empty_dir():
+    """An empty directory, which conda makes; rattler 0.55 fails to link it, so it is on its own."""
+    return Package("empty-dir-demo", "1.0", "0", [
+        text("share/empty-dir-demo/file.txt", "beside an empty directory\n"),
+        Entry("share/empty-dir-demo/empty", 0o755, directory=True),
+    ], license="MIT", summary="Has an empty directory")
 
 
 def activate():
@@ -184,8 +192,9 @@ def recipes():
     """All of them."""
     made = {
         "hello-demo 1.0": lambda: hello("1.0", ".tar.bz2"), "hello-demo 1.1": lambda: hello("1.1", ".conda"),
-        "prefix-demo": prefix, "links-demo": lambda: links(".tar.bz2"), "modes-demo": modes, "activate-demo": activate,
-        "noarch-demo": noarch_python, "clobber-a": lambda: clobber("a", ".conda"),
+        "prefix-demo": prefix, "links-demo": lambda: links(".tar.bz2"), "modes-demo": modes,
+        "empty-dir-demo": empty_dir, "activate-demo": activate, "noarch-demo": noarch_python,
+        "clobber-a": lambda: clobber("a", ".conda"),
         "clobber-b": lambda: clobber("b", ".tar.bz2"), "post-link-demo": post_link, "generic-demo": generic,
         "names-demo 1.0": lambda: names("1.0", ".tar.bz2", tarfile.GNU_FORMAT),
         "names-demo 1.1": lambda: names("1.1", ".conda", tarfile.PAX_FORMAT),

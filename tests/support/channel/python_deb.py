@@ -80,6 +80,8 @@ def undebianised(path, data, minor, placeholder):
                        r"(        else:\n            sitepackages\.append\(prefix\)\n)",
                        lambda found: upstream + found[1], path)
         return text.encode(), None
+    if path == f"lib/python{minor}/distutils/command/install.py":
+        return data.replace(b'select_scheme("unix_local")', b'select_scheme("unix_prefix")'), None
     if path == f"lib/python{minor}/sysconfig.py" and b"posix_local" in data:
         text = data.decode()
         text = patched(text, r"    'deb_system': \{.*?    'posix_home': \{", "    'posix_home': {", path)
@@ -129,6 +131,7 @@ def recipe(cache, minor, suite, form):
     """The recipe of `python` for one minor version."""
     interpreter = Interpreter(cache, minor, suite)
     debs = [interpreter.debs[n] for n in deb_names(minor)]
+    debs.append(suite.fetch(["python3-distutils"])["python3-distutils"])
     keys = [d.key for d in debs]
     abi = "cp" + minor.replace(".", "")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from . import archive
 
 STARTED = time.monotonic()
+UNUSED_MAX_AGE_S = 3 * 24 * 3600
 
 
 def say(text):
@@ -66,6 +67,14 @@ class Store:
         self.folder = folder
         self.packages = os.path.join(folder, "packages")
         os.makedirs(self.packages, exist_ok=True)
+        self._prune()
+
+    def _prune(self):
+        """Drops packages that no run has used for three days, and what a killed run left."""
+        for item in os.scandir(self.packages):
+            limit = 24 * 3600 if item.name.startswith("tmp-") else UNUSED_MAX_AGE_S
+            if time.time() - item.stat().st_mtime > limit:
+                shutil.rmtree(item.path, ignore_errors=True)
 
     def get(self, recipe):
         """(repodata record, path of the archive), made now if it is not there or no longer what it was."""
@@ -102,6 +111,7 @@ class Store:
         if not os.path.exists(path) or file_sha256(path) != stored["record"]["sha256"]:
             say(f"{stored['filename']} in the cache is damaged: made again")
             return None
+        os.utime(home)  # for _prune
         return stored["record"], path
 
 
