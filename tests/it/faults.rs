@@ -22,6 +22,9 @@ const MANY: [&str; 6] = [
     "generic-demo-1.0-0.tar.bz2",
 ];
 
+/// What to do with the n-th download.
+type Rule = fn(usize) -> Fault;
+
 fn is_package(path: &str) -> bool {
     path.ends_with(".conda") || path.ends_with(".tar.bz2")
 }
@@ -47,7 +50,7 @@ fn kept(project: &Project) -> [Vec<String>; 2] {
 
 #[test]
 fn passing_faults_are_retried() {
-    let cases: [(&str, fn(usize) -> Fault); 5] = [
+    let cases: [(&str, Rule); 5] = [
         ("500", |nth| {
             if nth < 2 {
                 Fault::Status(500, "")
