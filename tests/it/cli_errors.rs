@@ -1,6 +1,6 @@
 //! What a user reads when something is wrong: the exact words and the exit status.
 
-use std::{fs, net::TcpListener, path::Path};
+use std::{fs, path::Path};
 
 use serde_json::json;
 
@@ -43,6 +43,11 @@ impl Catalogue {
         let filters = vec![
             (r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]"),
             (r"(/[\w.-]+)*/\.tmp\w{6}", "[DIR]"),
+            // Both are asked for at once; whichever fails first is named.
+            (
+                r"(linux-64|noarch)/repodata_shards",
+                "[SUBDIR]/repodata_shards",
+            ),
             (r"sha256:[0-9a-f]{64}", "sha256:[HASH]"),
             (r"\b[0-9a-f]{64}\b", "[HASH]"),
         ];
@@ -116,13 +121,9 @@ fn solving() {
 #[test]
 fn channels() {
     let mut all = Catalogue::default();
-    let closed = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}/conda", listener.local_addr().unwrap())
-    };
     for place in [
-        &format!("{}/nowhere", channel()),
-        &closed,
+        &*format!("{}/nowhere", channel()),
+        "http://127.0.0.1:1/conda",
         "file:///nowhere/channel",
         "./nowhere",
         "a b",
@@ -243,10 +244,6 @@ fn bases() {
     let short = dir.join("short/blobs/sha256").join(&layer[7..]);
     fs::write(short, &bytes[..middle]).unwrap();
     fs::create_dir(dir.join("empty")).unwrap();
-    let closed = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("{}/base:1", listener.local_addr().unwrap())
-    };
     for source in [
         "oci:missing",
         "oci:empty",
@@ -260,7 +257,7 @@ fn bases() {
         "oci-archive:env.yml",
         "docker-archive:missing.tar",
         "docker-archive:arm",
-        &closed,
+        "127.0.0.1:1/base:1",
         "Debian:12",
         "oci:",
     ] {
