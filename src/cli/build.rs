@@ -52,7 +52,7 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
         Some(job) => {
             let id = image.config_digest.to_string();
             let name = spec.tags.first().unwrap_or(&id);
-            probe::probe_and_print(name, job, Format::Text, &runtime, &store, reporter)
+            probe::probe_and_print(name, &job, Format::Text, &runtime, &store, reporter)
         }
     }
 }

@@ -1,11 +1,45 @@
-//! stub
-use crate::{error::Result, image::Image, report::Reporter, store::Store};
-pub struct Daemon {
-    pub docker: bollard::Docker,
+//! The Docker daemon: finding it, giving it images, running a container in it.
+//!
+//! Every future here is safe to drop, as a Ctrl-C does: what must be undone in the daemon is undone
+//! before the drop returns, see [`teardown`].
+
+mod connect;
+mod container;
+mod endpoint;
+mod guard;
+mod lines;
+mod load;
+mod pipe;
+mod teardown;
+
+use bollard::errors::Error as DockerError;
+
+pub use connect::{Daemon, Facts, ImageStore, connect};
+pub use container::{
+    Channel, GpuRequest, Limits, Outcome, Refusal, RunFile, RunSpec, run as run_container,
+};
+pub(crate) use load::is_id_of;
+pub use load::load;
+
+use crate::error::chain;
+
+/// What the daemon said, without bollard's words around it.
+pub(crate) fn words(error: &DockerError) -> String {
+    match error {
+        DockerError::DockerResponseServerError { message, .. } => message.trim().to_owned(),
+        DockerError::DockerStreamError { error } => error.trim().to_owned(),
+        other => chain(other),
+    }
 }
-pub async fn connect() -> Result<Daemon> {
-    todo!()
+
+/// Whether the daemon said that the thing does not exist.
+pub(crate) fn is_absent(error: &DockerError) -> bool {
+    status(error) == Some(404)
 }
-pub async fn load(_: &Daemon, _: &Image, _: &[String], _: &Store, _: &Reporter) -> Result<()> {
-    todo!()
+
+pub(crate) fn status(error: &DockerError) -> Option<u16> {
+    match error {
+        DockerError::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
 }

@@ -90,6 +90,15 @@ pub struct Index {
 }
 
 impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// When the bytes are not an image manifest.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes)
+            .map_err(|e| Error::environment("this is not an OCI image manifest").why(e))
+    }
+
     /// The manifest as JSON bytes.
     ///
     /// # Errors

@@ -23,6 +23,23 @@ pub struct Image {
     pub layers: Vec<Descriptor>,
 }
 
+impl Image {
+    /// An image from the documents that were stored of it.
+    ///
+    /// # Errors
+    /// When the manifest is not an image manifest.
+    pub fn from_documents(manifest: Vec<u8>, config: Vec<u8>) -> Result<Self> {
+        let parsed = Manifest::parse(&manifest)?;
+        Ok(Self {
+            digest: Digest::of(&manifest),
+            config_digest: Digest::of(&config),
+            layers: parsed.layers,
+            config,
+            manifest,
+        })
+    }
+}
+
 /// Puts an image together; the same input gives the same bytes.
 ///
 /// # Errors

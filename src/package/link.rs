@@ -56,8 +56,14 @@ pub fn link(
     excluded: &BTreeSet<PathBuf>,
     sink: &mut dyn EntrySink,
 ) -> Result<()> {
+    let python = python_for(package.record, package.info, prefix)?;
+    let commands = python.map_or_else(BTreeSet::new, |python| {
+        let commands = package.info.entry_points.iter();
+        commands.map(|e| python.bin_dir.join(&e.command)).collect()
+    });
     let mut linker = Linker {
-        python: python_for(package.record, package.info, prefix)?,
+        commands,
+        python,
         pending: package
             .info
             .paths
@@ -99,6 +105,8 @@ struct Linker<'a> {
     prefix: &'a Prefix,
     python: Option<&'a PythonInfo>,
     excluded: &'a BTreeSet<PathBuf>,
+    /// Targets of the commands to generate; they replace files of the package.
+    commands: BTreeSet<PathBuf>,
     sink: &'a mut dyn EntrySink,
     /// Paths of `paths.json` that the archive has not shown yet.
     pending: HashMap<&'a Path, &'a PathsEntry>,
@@ -160,6 +168,10 @@ impl<'a> Linker<'a> {
         }
     }
 
+    fn lost(&self, target: &Path) -> bool {
+        self.excluded.contains(target) || self.commands.contains(target)
+    }
+
     fn stat(&self, entry: &tar::Entry<'_, Box<dyn Read>>) -> Result<Stat> {
         let header = entry.header();
         let read = || -> io::Result<Stat> {
@@ -181,7 +193,7 @@ impl<'a> Linker<'a> {
         content: &mut dyn Read,
     ) -> Result<()> {
         let source = listed.relative_path.clone();
-        if self.excluded.contains(&target) {
+        if self.lost(&target) {
             let mut held = tempfile::SpooledTempFile::new(1 << 20);
             io::copy(content, &mut held).map_err(|e| self.damaged(e))?;
             let header = stat;
@@ -278,7 +290,7 @@ impl<'a> Linker<'a> {
         entry: &tar::Entry<'_, Box<dyn Read>>,
     ) -> Result<()> {
         let link = self.link_name(entry)?;
-        if self.excluded.contains(&target) {
+        if self.lost(&target) {
             return Ok(());
         }
         let stat = Stat {
@@ -298,7 +310,7 @@ impl<'a> Linker<'a> {
         target: PathBuf,
         entry: &tar::Entry<'_, Box<dyn Read>>,
     ) -> Result<()> {
-        if self.excluded.contains(&target) {
+        if self.lost(&target) {
             return Ok(());
         }
         let name = self.link_name(entry)?;
@@ -331,7 +343,7 @@ impl<'a> Linker<'a> {
     }
 
     fn directory(&mut self, listed: &PathsEntry, target: PathBuf, stat: Stat) -> Result<()> {
-        if self.excluded.contains(&target) {
+        if self.lost(&target) {
             return Ok(());
         }
         let entry = self.entry(

@@ -66,7 +66,9 @@ pub fn survey(packages: &[(&RepoDataRecord, &PackageInfo)], prefix: &Prefix) -> 
             if directory {
                 continue;
             }
-            if let Some(loser) = owners.insert(target.clone(), index) {
+            // A package's own command replaces its own file; the linker sees to that.
+            let before = owners.insert(target.clone(), index);
+            if let Some(loser) = before.filter(|loser| *loser != index) {
                 let loser = packages[loser].0.package_record.name.as_normalized();
                 survey.clobber(target, name, loser);
             }

@@ -9,5 +9,7 @@ mod image;
 mod linker;
 mod lock;
 mod mini;
+mod odd_packages;
 mod registry;
 mod support;
+mod validator;

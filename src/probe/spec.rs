@@ -1,0 +1,209 @@
+//! What to probe, as a container.
+
+use std::{borrow::Cow, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::docker::{GpuRequest, RunFile, RunSpec};
+
+/// How long a probe may take when nothing else is said.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
+/// The image's label that names the program which activates the environment.
+pub(super) const WRAPPER_LABEL: &str = "dev.imgbuild.entrypoint";
+
+const GIB: u64 = 1 << 30;
+const FOLDER: &str = "/tmp/imgbuild-probe";
+/// The job, next to what it imports.
+const SCRIPTS: [(&str, &str); 3] = [
+    ("ddp_probe.py", include_str!("../../templates/ddp_probe.py")),
+    (
+        "ddp_report.py",
+        include_str!("../../templates/ddp_report.py"),
+    ),
+    (
+        "ddp_machine.py",
+        include_str!("../../templates/ddp_machine.py"),
+    ),
+];
+
+/// A probe to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeRequest {
+    /// The image, by name or ID.
+    pub image: String,
+    /// Where the ranks compute.
+    pub backend: Backend,
+    /// Wall-clock limit of the job, from the container's start.
+    pub timeout: Duration,
+    /// The size of `/dev/shm` in bytes; by the number of ranks when `None`.
+    pub shm_size: Option<u64>,
+    /// Epochs of training; the script's own choice when `None`.
+    pub epochs: Option<u32>,
+}
+
+/// Where the ranks compute, and how many there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    /// One rank a GPU, over NCCL.
+    Gpus(u32),
+    /// Ranks on the CPU, over gloo.
+    Cpu {
+        /// How many ranks.
+        nproc: u32,
+    },
+}
+
+impl Backend {
+    /// The number of ranks.
+    pub fn ranks(self) -> u32 {
+        match self {
+            Self::Gpus(ranks) | Self::Cpu { nproc: ranks } => ranks,
+        }
+    }
+
+    /// torch.distributed's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gpus(_) => "nccl",
+            Self::Cpu { .. } => "gloo",
+        }
+    }
+}
+
+impl ProbeRequest {
+    /// A probe with the defaults.
+    pub fn new(image: impl Into<String>, backend: Backend) -> Self {
+        Self {
+            image: image.into(),
+            backend,
+            timeout: DEFAULT_TIMEOUT,
+            shm_size: None,
+            epochs: None,
+        }
+    }
+
+    /// The size of `/dev/shm` in bytes.
+    pub fn shm(&self) -> u64 {
+        self.shm_size
+            .unwrap_or_else(|| default_shm_size(self.backend.ranks()))
+    }
+}
+
+/// A GiB a rank, from 2 to 64 GiB. It is a limit: pages are taken only when they are written.
+pub fn default_shm_size(ranks: u32) -> u64 {
+    (u64::from(ranks) * GIB).clamp(2 * GIB, 64 * GIB)
+}
+
+/// The container of a probe. `wrapper` is the program that activates the image's environment.
+pub fn run_spec(
+    request: &ProbeRequest,
+    image_id: &str,
+    wrapper: Option<&str>,
+    gpus: Option<GpuRequest>,
+) -> RunSpec {
+    let file = |(name, content): (&str, &'static str)| RunFile {
+        path: format!("{FOLDER}/{name}"),
+        mode: 0o755,
+        content: Cow::Borrowed(content),
+    };
+    RunSpec {
+        image: image_id.to_owned(),
+        entrypoint: wrapper.map(str::to_owned).into_iter().collect(),
+        cmd: command(request),
+        env: Vec::new(),
+        // torchrun meets under the host's own name, which nothing resolves without a network: it
+        // would wait for minutes. This one always resolves.
+        hostname: Some("localhost".into()),
+        // `python -m` looks for modules in the working directory first: not among the user's.
+        workdir: Some(FOLDER.into()),
+        shm_size: request.shm(),
+        lift_limits: gpus.is_some(),
+        gpus,
+        ipc: None,
+        files: SCRIPTS.into_iter().map(file).collect(),
+    }
+}
+
+fn command(request: &ProbeRequest) -> Vec<String> {
+    let seconds = request.timeout.as_secs().max(1);
+    let mut words = vec![
+        "python".to_owned(),
+        "-m".into(),
+        "torch.distributed.run".into(),
+        "--standalone".into(),
+        format!("--nproc_per_node={}", request.backend.ranks()),
+        format!("{FOLDER}/{}", SCRIPTS[0].0),
+        format!("--backend={}", request.backend.name()),
+        // Ends the job also when imgbuild itself is gone.
+        format!("--timeout={seconds}"),
+    ];
+    words.extend(request.epochs.map(|epochs| format!("--epochs={epochs}")));
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_probe() {
+        let request = ProbeRequest::new("train:dev", Backend::Gpus(4));
+        let spec = run_spec(&request, "sha256:1", None, Some(GpuRequest::Count(4)));
+        assert_eq!(
+            spec.cmd.join(" "),
+            "python -m torch.distributed.run --standalone --nproc_per_node=4 \
+             /tmp/imgbuild-probe/ddp_probe.py --backend=nccl --timeout=300"
+        );
+        assert!(spec.entrypoint.is_empty());
+        assert!(spec.lift_limits);
+        assert_eq!(spec.shm_size, 4 << 30);
+        assert_eq!(spec.image, "sha256:1");
+    }
+
+    #[test]
+    fn a_cpu_probe_through_the_wrapper() {
+        let request = ProbeRequest {
+            epochs: Some(2),
+            shm_size: Some(7),
+            timeout: Duration::from_millis(10),
+            ..ProbeRequest::new("train:dev", Backend::Cpu { nproc: 2 })
+        };
+        let spec = run_spec(&request, "sha256:1", Some("/opt/run"), None);
+        assert_eq!(spec.entrypoint, ["/opt/run"]);
+        assert!(
+            spec.cmd
+                .join(" ")
+                .ends_with("--backend=gloo --timeout=1 --epochs=2")
+        );
+        assert_eq!(
+            (spec.gpus, spec.lift_limits, spec.shm_size),
+            (None, false, 7)
+        );
+    }
+
+    #[test]
+    fn the_files_are_what_the_script_imports() {
+        let spec = run_spec(
+            &ProbeRequest::new("x", Backend::Cpu { nproc: 1 }),
+            "x",
+            None,
+            None,
+        );
+        assert!(spec.files.iter().all(|file| file.mode == 0o755));
+        let imports = spec.files[0].content.lines().filter_map(|line| {
+            let module = line.strip_prefix("from ")?.split(' ').next()?;
+            module
+                .starts_with("ddp_")
+                .then(|| format!("{FOLDER}/{module}.py"))
+        });
+        for path in imports {
+            assert!(spec.files.iter().any(|file| file.path == path), "{path}");
+        }
+    }
+
+    #[test]
+    fn shm_has_bounds() {
+        let sizes = [1, 2, 8, 1000].map(|ranks| default_shm_size(ranks) >> 30);
+        assert_eq!(sizes, [2, 2, 8, 64]);
+    }
+}

@@ -1,0 +1,228 @@
+//! The report as a table for people.
+
+use std::fmt::{self, Write};
+
+use super::{
+    output::{Check, RankResult, Summary},
+    report::{Failure, ProbeReport},
+};
+
+/// How many lines of stderr are shown; the JSON has more.
+const STDERR_LINES: usize = 15;
+const HEADS: [&str; 5] = ["rank", "device", "samples/s", "checks", "loss"];
+
+impl fmt::Display for ProbeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = self.image.id.get(..19).unwrap_or(&self.image.id);
+        writeln!(f, "image {} ({id})", self.image.name)?;
+        if let Some(note) = &self.note {
+            writeln!(f, "*** {note} ***")?;
+        }
+        writeln!(f)?;
+        f.write_str(&table(self))?;
+        if let Some(summary) = &self.summary {
+            writeln!(f)?;
+            f.write_str(&facts(summary))?;
+        }
+        writeln!(f)?;
+        f.write_str(&verdict(self))
+    }
+}
+
+fn table(report: &ProbeReport) -> String {
+    let mut rows = vec![HEADS.map(str::to_owned)];
+    let mut all: Vec<_> = report
+        .ranks
+        .iter()
+        .map(|rank| (rank.rank, row(rank)))
+        .collect();
+    for &rank in &report.missing_ranks {
+        let blank = || "-".to_owned();
+        let silent = "no result".to_owned();
+        all.push((rank, [rank.to_string(), blank(), blank(), silent, blank()]));
+    }
+    all.sort_by_key(|(rank, _)| *rank);
+    rows.extend(all.into_iter().map(|(_, row)| row));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..HEADS.len()).map(|c| width(c).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for [rank, device, speed, checks, loss] in &rows {
+        let line = format!(
+            "{rank:>w0$}  {device:<w1$}  {speed:>w2$}  {checks:<w3$}  {loss}",
+            w0 = widths[0],
+            w1 = widths[1],
+            w2 = widths[2],
+            w3 = widths[3],
+        );
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn row(rank: &RankResult) -> [String; 5] {
+    let device = rank.device.clone().unwrap_or_else(|| "-".into());
+    let device = match &rank.gpu {
+        Some(gpu) => format!("{device} {}", gpu.name),
+        None => device,
+    };
+    [
+        rank.rank.to_string(),
+        device,
+        rank.samples_per_s
+            .map_or_else(|| "-".into(), |speed| format!("{speed:.1}")),
+        checks(rank),
+        match (rank.loss_first, rank.loss_last) {
+            (Some(first), Some(last)) => format!("{first:.4} -> {last:.4}"),
+            _ => "-".into(),
+        },
+    ]
+}
+
+fn checks(rank: &RankResult) -> String {
+    let skipped = |check: &&Check| check.skipped;
+    let ran = rank.checks.iter().filter(|check| !check.skipped).count();
+    let passed = rank
+        .checks
+        .iter()
+        .filter(|check| check.ok && !check.skipped)
+        .count();
+    let mut text = match &rank.failed_step {
+        Some(step) if rank.secondary => format!("{passed} ok, stopped in {step}"),
+        Some(step) if !rank.ok => format!("{passed} ok, {step} FAILED"),
+        _ => format!("{passed}/{ran} ok"),
+    };
+    let skips = rank.checks.iter().filter(skipped).count();
+    if skips > 0 {
+        let _ = write!(text, ", {skips} n/a");
+    }
+    text
+}
+
+fn facts(summary: &Summary) -> String {
+    let cudnn = summary.cudnn.map(|version| version.to_string());
+    let versions: Vec<String> = [
+        ("torch", &summary.torch),
+        ("CUDA", &summary.cuda),
+        ("cuDNN", &cudnn),
+        ("NCCL", &summary.nccl),
+        ("driver", &summary.driver),
+        ("Python", &summary.python),
+    ]
+    .into_iter()
+    .filter_map(|(name, version)| Some(format!("{name} {}", version.as_ref()?)))
+    .collect();
+    let mut text = format!("{}\n", versions.join(", "));
+    let mut figures = Vec::new();
+    if let Some(speed) = summary.samples_per_s {
+        figures.push(format!("{speed:.1} samples/s in all"));
+    }
+    if let Some(bytes) = summary.shm_total_bytes {
+        figures.push(format!("/dev/shm {}", binary_size(bytes)));
+    }
+    if !figures.is_empty() {
+        let _ = writeln!(text, "{}", figures.join(", "));
+    }
+    for (name, value) in &summary.env {
+        let _ = writeln!(text, "set in the container: {name}={value}");
+    }
+    text
+}
+
+/// `docker run --shm-size` counts in powers of two.
+fn binary_size(bytes: u64) -> String {
+    match bytes {
+        0..0x4000_0000 => format!("{} MiB", bytes >> 20),
+        _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+    }
+}
+
+fn verdict(report: &ProbeReport) -> String {
+    let ranks = if report.nproc == 1 { "rank" } else { "ranks" };
+    let job = format!(
+        "{} {ranks}, {}, {:.1} s",
+        report.nproc, report.backend, report.seconds
+    );
+    match (&report.failure, &report.note) {
+        (None, None) => format!("PASS  {job}\n"),
+        (None, Some(note)) => format!("PASS on {note} ({job})\n"),
+        (Some(failure), _) => format!("FAIL  {job}\n{}", failed(failure, report)),
+    }
+}
+
+fn failed(failure: &Failure, report: &ProbeReport) -> String {
+    let mut what = failure
+        .rank
+        .map(|rank| format!("rank {rank}"))
+        .unwrap_or_default();
+    if let Some(step) = failure.step.as_ref().filter(|step| !step.is_empty()) {
+        let _ = write!(what, " in {step}");
+    }
+    let what = match what.trim() {
+        "" => String::new(),
+        what => format!("{what}: "),
+    };
+    let mut text = format!("  why:  {what}{} [{}]\n", failure.message, failure.code);
+    if let Some(fix) = &failure.fix {
+        let _ = writeln!(text, "  hint: {fix}");
+    }
+    let skipped = report.stderr.len().saturating_sub(STDERR_LINES);
+    if !report.stderr.is_empty() {
+        text.push_str("  last lines:\n");
+    }
+    for line in report.stderr.iter().skip(skipped) {
+        let _ = writeln!(text, "    {line}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::probe::report::tests::{cpu_run, report};
+
+    #[test]
+    fn a_pass_on_cpus_says_so_twice() {
+        let text = report(&cpu_run(2)).to_string();
+        insta::assert_snapshot!(text, @r"
+        image train:dev (sha256:0123456789ab)
+        *** CPU (gloo): proves the software path, not the GPUs ***
+
+        rank  device  samples/s  checks         loss
+           0  cpu         100.5  1/1 ok, 1 n/a  2.4000 -> 0.5000
+           1  cpu         100.5  1/1 ok, 1 n/a  2.4000 -> 0.5000
+
+        torch 2.15.0, Python 3.11.2
+        201.0 samples/s in all, /dev/shm 2.0 GiB
+        set in the container: NCCL_DEBUG=INFO
+
+        PASS on CPU (gloo): proves the software path, not the GPUs (2 ranks, gloo, 12.3 s)
+        ");
+    }
+
+    #[test]
+    fn a_failure_names_rank_step_and_way_out() {
+        let mut run = cpu_run(2);
+        run.fail(1, "shm", "dataloader_shm", false);
+        run.stderr("Traceback: something");
+        run.outcome.exit_code = Some(1);
+        let text = report(&run).to_string();
+        insta::assert_snapshot!(text, @r"
+        image train:dev (sha256:0123456789ab)
+        *** CPU (gloo): proves the software path, not the GPUs ***
+
+        rank  device  samples/s  checks                              loss
+           0  cpu         100.5  1/1 ok, 1 n/a                       2.4000 -> 0.5000
+           1  cpu         100.5  1 ok, dataloader_shm FAILED, 1 n/a  2.4000 -> 0.5000
+
+        torch 2.15.0, Python 3.11.2
+        201.0 samples/s in all, /dev/shm 2.0 GiB
+        set in the container: NCCL_DEBUG=INFO
+
+        FAIL  2 ranks, gloo, 12.3 s
+          why:  rank 1 in dataloader_shm: shm happened [shm]
+          hint: give more shared memory: --shm-size (and --shm-size in your own docker run)
+          last lines:
+            Traceback: something
+        ");
+    }
+}
