@@ -112,6 +112,11 @@ impl Task {
     pub fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
+
+    /// Takes bytes back that have to come again.
+    pub fn take_back(&self, bytes: u64) {
+        self.bar.dec(bytes);
+    }
 }
 
 impl Drop for Task {

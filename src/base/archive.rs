@@ -53,7 +53,11 @@ impl Archive {
     pub fn open(path: &Path, store: &Store, reporter: &Reporter) -> Result<Self> {
         let place = path.display().to_string();
         let failed = |e| Error::io("read", path, e);
-        let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let mut file = File::open(path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Error::input(format!("base image {place}: no such file"))
+                .hint("check the path; it may be followed by :TAG"),
+            _ => Error::io("open", path, e),
+        })?;
         let meta = file.metadata().map_err(failed)?;
         if meta.is_dir() {
             return Err(Error::input(format!("{place} is a folder, not an archive"))

@@ -38,7 +38,8 @@ pub(super) fn load(
 }
 
 fn find(files: &dyn Files, tag: Option<&str>, platform: &Platform) -> Result<(Digest, Manifest)> {
-    let index = document(files, "index.json")?;
+    let index = document(files, "index.json")
+        .map_err(|e| e.hint("an OCI image layout has an index.json: is this one?"))?;
     let Document::Index(mut entries) = Document::parse(&index)? else {
         return Err(Error::input("index.json is not an image index"));
     };

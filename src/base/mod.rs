@@ -162,9 +162,10 @@ impl Loader {
             BaseSource::OciLayout(text) => {
                 let (path, tag) = split_existing(text);
                 if !path.is_dir() {
-                    return Err(Error::input(format!("no folder {}", path.display())).hint(
-                        "oci: takes the folder of an OCI image layout, oci-archive: a file",
-                    ));
+                    return Err(Error::input(format!(
+                        "base image {source}: there is no such folder"
+                    ))
+                    .hint("oci: takes the folder of an OCI image layout, oci-archive: a file"));
                 }
                 layout::load(&files::Folder(path), tag, store, reporter, platform)
             }

@@ -54,6 +54,7 @@ pub struct Tools<'a> {
 /// The first package, layer or file that cannot be used; nothing half-made is kept.
 pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>) -> Result<Image> {
     let tree = BaseTree::scan(&base.layers, tools.store)?;
+    let code = code(spec, &tree)?;
     let environments = environments(spec, lock, base, &tree, tools)?;
     for environment in &environments {
         environment.warn(tools.reporter);
@@ -72,16 +73,25 @@ pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>)
         })
         .collect();
     top.push(layers::state(&states, wrapper.is_some(), tools)?);
-    if let Some(code) = &spec.code {
-        let place = Place::resolve(&tree, &code.dest)?;
-        let files = code::collect(&code.dir)?;
-        top.push(Code { files, place }.build(tools)?);
+    if let Some(code) = code {
+        top.push(code.build(tools)?);
     }
     let settings = settings(spec, base, wrapper, created);
     let image = image::assemble(base, &top, &settings)?;
     tools.store.put_blob(&image.config)?;
     tools.store.put_blob(&image.manifest)?;
     Ok(image)
+}
+
+/// The user's code, looked through before hours are spent on packages.
+fn code(spec: &ImageSpec, tree: &BaseTree) -> Result<Option<Code>> {
+    let Some(code) = &spec.code else {
+        return Ok(None);
+    };
+    Ok(Some(Code {
+        place: Place::resolve(tree, &code.dest)?,
+        files: code::collect(&code.dir)?,
+    }))
 }
 
 /// The prefixes of the image, the Miniconda base first.

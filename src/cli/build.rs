@@ -6,18 +6,18 @@ use super::{
     args::{BuildArgs, Format},
     interruptible,
     lock::Locker,
-    print, probe, runtime, warn_all,
+    print, probe, runtime, stoppable, warn_all,
 };
 use crate::{
     base::{Loader, Platform},
     build::{self, Tools},
     docker,
-    error::{Error, Result},
+    error::Result,
     image::Image,
     layer::Compressors,
     lock,
     report::{Reporter, human_bytes},
-    sink::{Output, OutputKind, write_archive, write_layout},
+    sink::{Output, OutputKind, sweep_unfinished, write_archive, write_layout},
     spec::ImageSpec,
     store::{Store, StoredImage},
 };
@@ -25,18 +25,24 @@ use crate::{
 pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     let spec = ImageSpec::resolve(&args.env, args.overrides())?;
     warn_all(&spec.warnings, reporter);
+    args.outputs.iter().try_for_each(Output::check)?;
     let job = args
         .probe
         .then(|| probe::job(&args.job, &spec.probe))
         .transpose()?;
     let store = Store::open(Store::default_root()?)?;
     let runtime = runtime()?;
-    let image = make(&args, &spec, &store, &runtime, reporter)?;
-    keep(&image, &spec, &store)?;
-    for output in &args.outputs {
-        write_output(&image, &spec, output, &store)?;
-        reporter.step(format!("Wrote {}", output.dest.display()));
-    }
+    let outputs = args.outputs.clone();
+    let clean_up = move || outputs.iter().for_each(sweep_unfinished);
+    let image = stoppable(&runtime, reporter, clean_up, || {
+        let image = make(&args, &spec, &store, &runtime, reporter)?;
+        keep(&image, &spec, &store)?;
+        for output in &args.outputs {
+            write_output(&image, &spec, output, &store)?;
+            reporter.step(format!("Wrote {}", output.dest.display()));
+        }
+        Ok(image)
+    })?;
     if args.load || args.probe {
         runtime.block_on(interruptible(load(&image, &spec.tags, &store, reporter)))?;
     }
@@ -73,7 +79,7 @@ fn make(
         platform: Platform::linux_amd64(),
     };
     let daemon = async { Ok(docker::connect().await?.docker) };
-    let base = runtime.block_on(interruptible(loader.load(&spec.base, daemon)))?;
+    let base = runtime.block_on(loader.load(&spec.base, daemon))?;
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let tools = Tools {
         store,
@@ -108,16 +114,7 @@ fn keep(image: &Image, spec: &ImageSpec, store: &Store) -> Result<()> {
 fn write_output(image: &Image, spec: &ImageSpec, output: &Output, store: &Store) -> Result<()> {
     match output.kind {
         OutputKind::Oci => write_layout(image, &spec.tags, &output.dest, store),
-        OutputKind::Archive(kind) => {
-            if output.dest.is_dir() {
-                return Err(Error::input(format!(
-                    "{} is a folder, the archive is a file",
-                    output.dest.display()
-                ))
-                .hint("name the file: dest=out/image.tar"));
-            }
-            write_archive(image, &spec.tags, kind, &output.dest, store)
-        }
+        OutputKind::Archive(kind) => write_archive(image, &spec.tags, kind, &output.dest, store),
     }
 }
 

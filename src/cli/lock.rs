@@ -11,9 +11,10 @@ use rattler_conda_types::{MatchSpec, Subdir};
 use reqwest_middleware::ClientWithMiddleware;
 use tokio::runtime::Handle;
 
-use super::{args::LockArgs, interruptible, print, runtime};
+use super::{args::LockArgs, print, runtime};
 use crate::{
     error::{Error, Result},
+    fetch,
     lock::{self, Lock, LockedEnv, SolveRequest, VirtualPackages},
     report::Reporter,
     spec::{ImageSpec, Spec},
@@ -35,7 +36,7 @@ pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
         reporter,
     };
     let path = lock_path(&args.env);
-    locker.write(&path)?;
+    super::stoppable(&runtime, reporter, || {}, || locker.write(&path))?;
     print(path.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -98,6 +99,11 @@ impl Locker<'_> {
                 None => None,
             },
         };
+        let environments = [Some(&solved.env), solved.miniconda.as_ref()];
+        for record in environments.iter().flatten().flat_map(|env| env.packages()) {
+            // A lock without it would be refused when it is read.
+            fetch::sha256_of(record)?;
+        }
         let text = lock::render(&solved, PLATFORM)?;
         write_whole(path, text.as_bytes()).map_err(|e| Error::io("write", path, e))?;
         self.reporter.step(format!(
@@ -119,7 +125,7 @@ impl Locker<'_> {
             },
         };
         let solving = lock::solve(request, self.client.clone(), self.store);
-        self.runtime.block_on(interruptible(solving))
+        self.runtime.block_on(solving)
     }
 
     fn channels(&self) -> Result<Vec<rattler_conda_types::Channel>> {

@@ -50,15 +50,44 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 /// Runs a future; Ctrl-C and SIGTERM end it, so that guards in it can clean up.
 async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let stop = || Error::new(Exit::Interrupted, "stopped");
-    let mut terminated = signal(SignalKind::terminate())
-        .map_err(|e| Error::environment("cannot listen for signals").why(e))?;
     tokio::select! {
         done = work => done,
-        _ = tokio::signal::ctrl_c() => Err(stop()),
-        _ = terminated.recv() => Err(stop()),
+        stop = stopped() => Err(stop),
     }
+}
+
+/// Runs work on this thread; Ctrl-C and SIGTERM end the process wherever the work is, once
+/// `clean_up` has run. What was being written to the cache is left to the next run.
+fn stoppable<T>(
+    runtime: &tokio::runtime::Runtime,
+    reporter: &Reporter,
+    clean_up: impl FnOnce() + Send + 'static,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let reporter = reporter.clone();
+    let watcher = runtime.spawn(async move {
+        let stop = stopped().await;
+        clean_up();
+        reporter.error(&stop);
+        std::process::exit(stop.exit() as i32);
+    });
+    let done = work();
+    watcher.abort();
+    done
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn stopped() -> Error {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminated = match signal(SignalKind::terminate()) {
+        Ok(terminated) => terminated,
+        Err(e) => return Error::environment("cannot listen for signals").why(e),
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated.recv() => {}
+    }
+    Error::new(Exit::Interrupted, "stopped")
 }
 
 /// Prints a result. A closed pipe is the reader's wish, not an error.

@@ -20,6 +20,10 @@ use crate::{
 const CONCURRENT: usize = 8;
 /// Tries of one download, the first included.
 const TRIES: u32 = 4;
+/// The pause before the second try; each further one is four times as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause that a server may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Brings every package into the store; those that are there are not asked for again.
 ///
@@ -101,11 +105,22 @@ async fn fetch(
         match download(&record.url, client, writer, &task, all).await {
             Ok(writer) => break writer,
             Err(Failure::Final(e)) => return Err(e),
-            Err(Failure::Passing(_)) if attempt < TRIES => {
-                tokio::time::sleep(Duration::from_millis(250 << (2 * attempt))).await;
+            Err(Failure::Passing(passing)) if attempt < TRIES => {
+                for progress in [&task, all] {
+                    progress.take_back(passing.received);
+                }
+                let pause = passing.pause.unwrap_or(FIRST_PAUSE * 4u32.pow(attempt - 1));
+                reporter.step(format_args!(
+                    "{name}: trying again in {} ms ({})",
+                    pause.as_millis(),
+                    passing.why
+                ));
+                tokio::time::sleep(pause).await;
                 attempt += 1;
             }
-            Err(Failure::Passing(why)) => return Err(unreachable(record, &why, attempt)),
+            Err(Failure::Passing(passing)) => {
+                return Err(unreachable(record, &passing.why, attempt));
+            }
         }
     };
     match writer.finish_expecting(&expected, |store| store.package_path(&expected))? {
@@ -116,9 +131,27 @@ async fn fetch(
 
 enum Failure {
     /// Worth another try.
-    Passing(String),
+    Passing(Passing),
     /// It will not get better.
     Final(Error),
+}
+
+#[derive(Default)]
+struct Passing {
+    why: String,
+    /// The bytes that came before it.
+    received: u64,
+    /// How long the server asks to wait.
+    pause: Option<Duration>,
+}
+
+impl Passing {
+    fn new(why: String) -> Self {
+        Self {
+            why,
+            ..Self::default()
+        }
+    }
 }
 
 async fn download(
@@ -152,21 +185,39 @@ async fn download(
         .get(url.clone())
         .send()
         .await
-        .map_err(|e| Failure::Passing(chain(&e)))?;
+        .map_err(|e| Failure::Passing(Passing::new(chain(&e))))?;
     let status = response.status();
     if !status.is_success() {
         let text = format!("the server answered {status}");
         return Err(if status.is_server_error() || status.as_u16() == 429 {
-            Failure::Passing(text)
+            Failure::Passing(Passing {
+                pause: retry_after(&response),
+                ..Passing::new(text)
+            })
         } else {
             Failure::Final(refused(url, &text))
         });
     }
     let mut body = response.bytes_stream();
+    let mut received = 0;
     while let Some(bytes) = body.next().await {
-        write(&bytes.map_err(|e| Failure::Passing(chain(&e)))?)?;
+        let bytes = bytes.map_err(|e| {
+            Failure::Passing(Passing {
+                received,
+                ..Passing::new(chain(&e))
+            })
+        })?;
+        received += bytes.len() as u64;
+        write(&bytes)?;
     }
     Ok(writer)
+}
+
+/// `Retry-After` in seconds (RFC 9110, 10.2.3), within reason; the form with a date is rare.
+fn retry_after(response: &reqwest::Response) -> Option<Duration> {
+    let value = response.headers().get(reqwest::header::RETRY_AFTER)?;
+    let seconds: u64 = value.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_PAUSE))
 }
 
 fn local_path(url: &Url) -> Option<PathBuf> {

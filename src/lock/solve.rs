@@ -1,10 +1,12 @@
 //! Solving: specs and channels to exact packages, for the target and never for the builder.
 
+use std::time::Duration;
+
 use rattler_conda_types::{
     Channel, GenericVirtualPackage, MatchSpec, RepoDataRecord, Subdir, Version,
     package::CondaArchiveType,
 };
-use rattler_repodata_gateway::{Gateway, GatewayError, RepoData};
+use rattler_repodata_gateway::{Gateway, GatewayError, RepoData, fetch::FetchRepoDataError};
 use rattler_solve::{ChannelPriority, SolveError, SolverImpl, SolverTask, resolvo::Solver};
 use rattler_virtual_packages::{Cuda, LibC};
 use reqwest_middleware::ClientWithMiddleware;
@@ -17,6 +19,13 @@ use crate::{
 
 /// The glibc that conda-forge's own compilers target; every current base image has a newer one.
 const GLIBC: &str = "2.28";
+
+/// The pauses before a channel is asked again.
+const RETRY_PAUSES: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
 
 /// The most lines of a solver's explanation that a person reads.
 const MAX_REASON_LINES: usize = 14;
@@ -77,6 +86,37 @@ pub async fn solve(
     client: ClientWithMiddleware,
     store: &Store,
 ) -> Result<LockedEnv> {
+    let answer = patiently(|| query(&request, client.clone(), store)).await;
+    let available = answer.map_err(|e| unreadable(request.channels, &e))?;
+    missing_names(&available, &request)?;
+    let task = SolverTask {
+        specs: request.specs.to_vec(),
+        virtual_packages: request.virtual_packages.list(request.platform)?,
+        channel_priority: ChannelPriority::Strict,
+        ..SolverTask::from_iter(&available)
+    };
+    let solved = Solver
+        .solve(task)
+        .map_err(|e| unsolvable(&e, request.virtual_packages.cuda.as_deref()))?;
+    let records: Vec<RepoDataRecord> = solved
+        .records
+        .into_iter()
+        .filter(|record| CondaArchiveType::try_from(record.url.path()).is_some())
+        .collect();
+    let channels = request
+        .channels
+        .iter()
+        .map(|channel| channel.base_url.to_string())
+        .collect();
+    Ok(LockedEnv::new(channels, records))
+}
+
+/// Everything that the channels have of what is asked for and needed.
+async fn query(
+    request: &SolveRequest<'_>,
+    client: ClientWithMiddleware,
+    store: &Store,
+) -> Result<Vec<RepoData>, GatewayError> {
     let gateway = Gateway::builder()
         .with_client(client)
         .with_cache_dir(store.repodata_dir())
@@ -94,28 +134,38 @@ pub async fn solve(
         )
         .recursive(true)
         .execute()
-        .await
-        .map_err(|e| unreadable(request.channels, &e))?;
-    let available: Vec<RepoData> = answer.into_iter().collect();
-    missing_names(&available, &request)?;
-    let task = SolverTask {
-        specs: request.specs.to_vec(),
-        virtual_packages: request.virtual_packages.list(request.platform)?,
-        channel_priority: ChannelPriority::Strict,
-        ..SolverTask::from_iter(&available)
+        .await?;
+    Ok(answer.into_iter().collect())
+}
+
+/// Asks again, after growing pauses, while a failure looks passing.
+async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> Result<T, GatewayError>
+where
+    F: Future<Output = Result<T, GatewayError>>,
+{
+    for pause in RETRY_PAUSES {
+        match ask().await {
+            Err(error) if is_passing(&error) => tokio::time::sleep(pause).await,
+            done => return done,
+        }
+    }
+    ask().await
+}
+
+/// Whether the server was busy or the connection broke, as opposed to never having come about.
+fn is_passing(error: &GatewayError) -> bool {
+    let http = match error {
+        GatewayError::ReqwestError(http) => http,
+        GatewayError::FetchRepoDataError(FetchRepoDataError::HttpError(
+            reqwest_middleware::Error::Reqwest(http),
+        )) => http,
+        GatewayError::FetchRepoDataError(FetchRepoDataError::FailedToDownload(..)) => return true,
+        _ => return false,
     };
-    let solved = Solver.solve(task).map_err(|e| unsolvable(&e))?;
-    let records: Vec<RepoDataRecord> = solved
-        .records
-        .into_iter()
-        .filter(|record| CondaArchiveType::try_from(record.url.path()).is_some())
-        .collect();
-    let channels = request
-        .channels
-        .iter()
-        .map(|channel| channel.base_url.to_string())
-        .collect();
-    Ok(LockedEnv::new(channels, records))
+    match http.status() {
+        Some(status) => status.is_server_error() || status.as_u16() == 429,
+        None => !http.is_connect(),
+    }
 }
 
 /// A name that no channel has deserves its own words rather than a solver's.
@@ -150,7 +200,10 @@ fn unreadable(channels: &[Channel], error: &GatewayError) -> Error {
         return Error::environment("there is no channel at this place")
             .at(missing.channel.canonical_name())
             .why(format!("it has no repodata for {}", missing.subdir))
-            .hint("check the channel's name or URL in `channels:`");
+            .hint(
+                "check the channel's name or URL in `channels:`; \
+                 a channel has a noarch/repodata.json at least",
+            );
     }
     Error::environment("a channel cannot be read")
         .at(channel_list(channels))
@@ -158,7 +211,7 @@ fn unreadable(channels: &[Channel], error: &GatewayError) -> Error {
         .hint("check the URL and the network, or a proxy (HTTPS_PROXY)")
 }
 
-fn unsolvable(error: &SolveError) -> Error {
+fn unsolvable(error: &SolveError, cuda: Option<&str>) -> Error {
     let SolveError::Unsolvable(reasons) = error else {
         return Error::input("the environment cannot be solved").why(chain(error));
     };
@@ -170,11 +223,16 @@ fn unsolvable(error: &SolveError) -> Error {
     if cut > 0 {
         text.push_str(&format!("\n... and {cut} lines more"));
     }
-    let hint = if reason.contains("__cuda") {
-        "the image is for machines with GPUs: give the CUDA version that their driver offers, \
-         such as --cuda 12.9 (or `cuda:` in imgbuild.yaml, or CONDA_OVERRIDE_CUDA)"
-    } else {
-        "loosen one of the specs named above"
+    let hint = match (reason.contains("__cuda"), cuda) {
+        (false, _) => "loosen one of the specs named above".into(),
+        (true, None) => "the image is for machines with GPUs: give the CUDA version that their \
+             driver offers, such as --cuda 12.9 (or `cuda:` in imgbuild.yaml, or \
+             CONDA_OVERRIDE_CUDA)"
+            .into(),
+        (true, Some(given)) => format!(
+            "the image is for drivers with CUDA {given}: loosen one of the specs named above, or \
+             give a newer one if the machines have it"
+        ),
     };
     Error::input("no set of packages meets all specs")
         .why(text)

@@ -14,12 +14,11 @@ pub(super) const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Writes the image into a layout folder, made if it is missing. Images that are there stay,
-/// but for those of the same name. Blobs come first, `index.json` last.
+/// but for those of the same name. Blobs come first, `index.json` last. See [`super::Output::check`].
 ///
 /// # Errors
-/// When the folder cannot be written, or holds something else.
+/// When the folder cannot be written.
 pub fn write_layout(image: &Image, names: &[String], dest: &Path, store: &Store) -> Result<()> {
-    refuse_foreign(dest)?;
     let blobs = dest.join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(|e| Error::io("make the folder", &blobs, e))?;
     for layer in &image.layers {
@@ -32,7 +31,7 @@ pub fn write_layout(image: &Image, names: &[String], dest: &Path, store: &Store)
     put(&dest.join("index.json"), &index.to_bytes()?)
 }
 
-fn refuse_foreign(dest: &Path) -> Result<()> {
+pub(super) fn refuse_foreign(dest: &Path) -> Result<()> {
     let other = |why| {
         Err(
             Error::input(format!("{} is not an OCI layout folder", dest.display()))
@@ -112,8 +111,11 @@ pub(super) fn atomically(
 ) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let named = |e| Error::io("write", path, e);
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let mut file = tempfile::NamedTempFile::new_in(dir.unwrap_or(Path::new("."))).map_err(named)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(&super::unfinished_prefix())
+        .tempfile_in(super::folder_of(path))
+        // The temporary file's name, which tempfile adds, means nothing to anyone.
+        .map_err(|e| named(e.kind().into()))?;
     write(file.as_file_mut()).map_err(named)?;
     let mode = fs::Permissions::from_mode(0o644);
     file.as_file().set_permissions(mode).map_err(named)?;

@@ -3,7 +3,11 @@
 mod archive;
 mod layout;
 
-use std::{path::PathBuf, str::FromStr};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 pub use archive::{ArchiveKind, archive_size, stream, write_archive};
 pub use layout::write_layout;
@@ -26,6 +30,59 @@ pub enum OutputKind {
     Oci,
     /// One tar.
     Archive(ArchiveKind),
+}
+
+impl Output {
+    /// Refuses a destination that cannot be written to, before anything is built.
+    ///
+    /// # Errors
+    /// When something else is there, or the folder of an archive is missing.
+    pub fn check(&self) -> Result<()> {
+        let dest = self.dest.display();
+        match self.kind {
+            OutputKind::Oci => layout::refuse_foreign(&self.dest),
+            OutputKind::Archive(_) if self.dest.is_dir() => Err(Error::input(format!(
+                "{dest} is a folder, the archive is a file"
+            ))
+            .hint("name the file: dest=out/image.tar")),
+            OutputKind::Archive(_) if !folder_of(&self.dest).is_dir() => {
+                Err(Error::input(format!("cannot write {dest}"))
+                    .why(format!(
+                        "there is no folder {}",
+                        folder_of(&self.dest).display()
+                    ))
+                    .hint("make the folder first"))
+            }
+            OutputKind::Archive(_) => Ok(()),
+        }
+    }
+}
+
+/// The start of the names of files that this process is writing.
+fn unfinished_prefix() -> String {
+    format!(".imgbuild-{}-", std::process::id())
+}
+
+/// Removes what this process has not finished writing of an output.
+pub fn sweep_unfinished(output: &Output) {
+    let folders = match output.kind {
+        OutputKind::Oci => vec![output.dest.clone(), output.dest.join("blobs/sha256")],
+        OutputKind::Archive(_) => vec![folder_of(&output.dest).to_owned()],
+    };
+    for entry in folders.iter().flat_map(fs::read_dir).flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(&unfinished_prefix()) {
+            // The process ends: nobody could act on a failure.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The folder that a file lies in.
+fn folder_of(file: &Path) -> &Path {
+    file.parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 impl FromStr for Output {

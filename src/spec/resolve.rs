@@ -255,6 +255,10 @@ fn flag(name: &str, value: &str, why: &str) -> Error {
 
 /// The checks that config.rs makes with a place, for what flags say.
 fn check_flags(flags: &mut Overrides) -> Result<()> {
+    if let Some(cuda) = &flags.cuda {
+        // The command line has checked --cuda.
+        check::cuda(cuda).map_err(|why| flag("CONDA_OVERRIDE_CUDA", cuda, &why))?;
+    }
     if let Some(user) = &flags.user {
         check::user(user).map_err(|why| flag("--user", user, &why))?;
     }

@@ -37,6 +37,12 @@ impl Source<'_> {
         error.at(at).why(format!("{why}\n{excerpt}"))
     }
 
+    /// Whether there is nothing to point at.
+    pub fn is_blank(&self, place: Place) -> bool {
+        let line = self.text.split('\n').nth(place.line.saturating_sub(1));
+        line.is_none_or(|line| line.trim().is_empty())
+    }
+
     fn excerpt(&self, place: Place) -> String {
         let line = self.text.split('\n').nth(place.line - 1).unwrap_or("");
         let start = place.column.saturating_sub(EXCERPT * 3 / 4);

@@ -106,8 +106,22 @@ fn malformed(source: Source, error: &serde_yaml::Error) -> Error {
         .map_or(text.as_str(), |(_, ours)| ours);
     let mut parts = text.split(" at line ");
     let reason = parts.next().unwrap_or(text);
-    let place = parts.next().map(|at| place_of(&format!(" at line {at}")));
-    source.error(place.unwrap_or_default(), what, reason)
+    let mut places = parts.map(|at| place_of(&format!(" at line {at}")));
+    let first = places.next().unwrap_or_default();
+    // What is unfinished shows only behind the last line; where it began says more.
+    let place = match source.is_blank(first) {
+        true => places.next().unwrap_or(first),
+        false => first,
+    };
+    let error = source.error(place, what, reason);
+    match source
+        .text
+        .lines()
+        .any(|line| line.trim_start_matches(' ').starts_with('\t'))
+    {
+        true => error.hint("indent with blanks: YAML takes no tabs"),
+        false => error,
+    }
 }
 
 /// Separates serde_yaml's path prefix from a message of ours; no text of a file has it.

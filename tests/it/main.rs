@@ -1,10 +1,16 @@
 //! The tests that run the built program on real packages; `make test` makes what they need.
 
+mod cli_errors;
 mod conda_meta;
 mod determinism;
 mod docker;
+mod faults;
+mod faulty;
 mod image;
 mod linker;
+mod lock;
+mod mini;
 mod odd_packages;
+mod registry;
 mod support;
 mod validator;
