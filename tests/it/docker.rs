@@ -15,6 +15,13 @@ fn docker(args: &[&str]) -> String {
     run(command.args(args))
 }
 
+/// What the packages of an environment are, by the environment's own records.
+const LIST: &str = "import glob, json, sys
+for path in sorted(glob.glob(sys.prefix + '/conda-meta/*.json')):
+    record = json.load(open(path))
+    print(record['url'], record['sha256'])
+";
+
 /// Runs a command in a container without a network, as the tests' daemon has none.
 fn in_container(image: &str, command: &[&str]) -> String {
     let run = ["run", "--rm", "--network", "none", image];
@@ -55,6 +62,13 @@ fn what_is_built_runs() {
         in_container("it-docker:run", &["python", "train.py"]).trim(),
         "trains"
     );
+
+    let mut listed: Vec<_> = in_container("it-docker:run", &["python", "-c", LIST])
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    listed.sort();
+    assert_eq!(listed, locked(&project));
 
     let history = docker(&[
         "history",
@@ -386,6 +400,22 @@ fn the_whole_job_with_torch() {
     assert_eq!(left_behind("it-docker:torch"), "");
     interrupted(&project);
     assert_eq!(left_behind("it-docker:torch"), "");
+}
+
+/// The packages of the project's lock: URL and sha256, sorted.
+fn locked(project: &Project) -> Vec<String> {
+    let text = std::fs::read_to_string(project.path("env.lock.yml")).unwrap();
+    let lock: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
+    let packages = lock["packages"].as_sequence().unwrap();
+    let mut lines: Vec<String> = packages
+        .iter()
+        .map(|package| {
+            let text = |key: &str| package[key].as_str().unwrap();
+            format!("{} {}", text("conda"), text("sha256"))
+        })
+        .collect();
+    lines.sort();
+    lines
 }
 
 fn left_behind(image: &str) -> String {
