@@ -17,8 +17,8 @@ step "what the demo needs"
 need_rust
 "$support/venv.sh" "$cache" >/dev/null
 
-step "a conda channel with PyTorch for CUDA and a Debian base, from PyPI's wheels and Debian's packages (about 3 GB the
-    first time; they are kept in $cache)"
+step "a conda channel with PyTorch for CUDA and a Debian base, from wheels and Debian's packages"
+echo "(about 3 GB to download the first time; kept in $cache)"
 make_fixtures torch
 
 step "building imgbuild meanwhile (cargo build --release)"
@@ -48,7 +48,7 @@ cat > "$project/src/train.py" <<'PY'
 import torch
 
 model = torch.nn.Linear(8, 1)
-print("train.py: torch", torch.__version__, "loss", float(model(torch.ones(4, 8)).square().mean()))
+print("train.py: torch", torch.__version__, "loss", model(torch.ones(4, 8)).square().mean().item())
 PY
 cd "$project"
 export IMGBUILD_CACHE_DIR=$project/cache
