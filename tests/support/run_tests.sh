@@ -19,7 +19,7 @@ cargo fmt --all --check
 step "cargo clippy"
 cargo clippy --release --all-targets --locked -- -D warnings
 step "cargo doc"
-RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked
+RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items --locked
 
 step "Python lint"
 find templates tests/support -name '*.py' -print0 2>/dev/null | xargs -0 python3 -m py_compile
