@@ -10,11 +10,11 @@ use super::{
     files::{damaged, label},
     manifest::{self, Descriptor, Document, LayerBlob, MAX_DEPTH, MAX_DOCUMENT, Manifest},
     media,
-    remote::{Failure, Remote, interrupted},
 };
 use crate::{
     digest::Digest,
     error::{Error, Result, chain},
+    registry::remote::{Failure, Remote, interrupted},
     store::{BlobWriter, Store},
 };
 

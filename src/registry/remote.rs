@@ -88,7 +88,7 @@ impl Remote {
         Self::connect_with(text, operation, reporter, config).await
     }
 
-    pub(super) async fn connect_with(
+    pub(crate) async fn connect_with(
         text: &str,
         operation: RegistryOperation,
         reporter: &Reporter,
@@ -98,7 +98,7 @@ impl Remote {
         let client = client(reference.resolve_registry())?;
         let (host, report) = (reference.registry().to_owned(), reporter.clone());
         let credential =
-            super::blocking(move || Ok(auth::credential(config.as_deref(), &host, &report)))
+            crate::base::blocking(move || Ok(auth::credential(config.as_deref(), &host, &report)))
                 .await?;
         let mut remote = Self {
             client,
@@ -336,7 +336,7 @@ fn is_transient(error: &OciDistributionError) -> bool {
 }
 
 /// Whether a connection broke, as opposed to never having come about.
-pub(super) fn interrupted(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn interrupted(error: &(dyn std::error::Error + 'static)) -> bool {
     use std::io::ErrorKind as Kind;
     let mut next = Some(error);
     while let Some(error) = next {
