@@ -8,11 +8,14 @@ use std::{future::Future, net::IpAddr, time::Duration};
 use oci_client::{
     Client, Reference, RegistryOperation,
     client::{ClientConfig, ClientProtocol},
-    errors::{OciDistributionError, OciErrorCode},
     secrets::RegistryAuth,
+    token_cache::{RegistryToken, RegistryTokenType},
 };
 
-use super::auth::{self, Credential};
+use super::{
+    auth::{self, Credential},
+    failure::{Failure, Retry},
+};
 use crate::{
     error::{Error, Result, chain},
     report::Reporter,
@@ -29,27 +32,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connected repository.
 pub struct Remote {
     client: Client,
+    uploads: Client,
     reference: Reference,
+    credential: Credential,
     auth: RegistryAuth,
     operation: RegistryOperation,
     reporter: Reporter,
-}
-
-/// A failed attempt, and whether another one may fare better.
-pub struct Failure {
-    /// The error in words.
-    pub error: Error,
-    /// Whether it is worth another attempt.
-    pub transient: bool,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self {
-            error,
-            transient: false,
-        }
-    }
 }
 
 /// Reads a reference, with Docker's defaults: `debian` is `docker.io/library/debian:latest`.
@@ -95,41 +83,69 @@ impl Remote {
         config: Option<std::path::PathBuf>,
     ) -> Result<Self> {
         let reference = parse_reference(text)?;
-        let client = client(reference.resolve_registry())?;
+        let client = client(reference.resolve_registry(), Some(READ_TIMEOUT))?;
+        // reqwest counts a request's whole body as one silence: a large upload would never end.
+        let mut uploads = self::client(reference.resolve_registry(), None)?;
+        uploads.tokens = client.tokens.clone();
         let (host, report) = (reference.registry().to_owned(), reporter.clone());
         let credential =
             crate::base::blocking(move || Ok(auth::credential(config.as_deref(), &host, &report)))
                 .await?;
         let mut remote = Self {
             client,
+            uploads,
             reference,
+            credential,
             auth: RegistryAuth::Anonymous,
             operation,
             reporter: reporter.clone(),
         };
-        remote.auth = match credential {
-            Credential::Anonymous => RegistryAuth::Anonymous,
-            Credential::Password(user, password) => RegistryAuth::Basic(user, password),
-            Credential::IdentityToken(token) => super::token::exchange(&remote, &token).await?,
-        };
-        remote.log_in().await?;
+        remote.auth = remote.authentication().await?;
+        remote.log_in(&remote.auth).await?;
+        let host = remote.reference.resolve_registry();
+        let (uploads, auth) = (&remote.uploads, &remote.auth);
+        uploads.store_auth_if_needed(host, auth).await;
         Ok(remote)
     }
 
+    /// The credential as oci-client takes it; an identity token is exchanged anew.
+    async fn authentication(&self) -> Result<RegistryAuth> {
+        Ok(match &self.credential {
+            Credential::Anonymous => RegistryAuth::Anonymous,
+            Credential::Password(user, password) => {
+                RegistryAuth::Basic(user.clone(), password.clone())
+            }
+            Credential::IdentityToken(token) => super::token::exchange(self, token).await?,
+        })
+    }
+
     /// Asked for explicitly, because oci-client drops the reason when a later request does it.
-    async fn log_in(&self) -> Result<()> {
-        self.retrying(|| async {
-            let login = self
-                .client
-                .auth(&self.reference, &self.auth, self.operation);
-            login.await.map(drop).map_err(|e| self.failure(e))
+    async fn log_in(&self, auth: &RegistryAuth) -> Result<()> {
+        self.persisting(|| async {
+            let login = self.client.auth(&self.reference, auth, self.operation);
+            let granted = login.await.map_err(|e| self.failure(e))?;
+            if let (Some(token), RegistryOperation::Push) = (granted, self.operation) {
+                // Whoever may push may look, too; oci-client would ask for a second token.
+                let token = RegistryTokenType::Bearer(RegistryToken::Token { token });
+                let tokens = &self.client.tokens;
+                let looking = RegistryOperation::Pull;
+                tokens.insert(&self.reference, looking, token).await;
+            }
+            Ok(())
         })
         .await
+        .map_err(|failure| failure.error)
     }
 
     /// The client, which holds the login.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// As [`Remote::client`], for requests with a large body: without a limit on how long one may
+    /// take, which is the caller's to set.
+    pub fn uploads(&self) -> &Client {
+        &self.uploads
     }
 
     /// The reference in full.
@@ -147,15 +163,8 @@ impl Remote {
         &self.auth
     }
 
-    /// Whether requests are to be retried, and what went wrong in words.
-    pub fn failure(&self, error: OciDistributionError) -> Failure {
-        Failure {
-            transient: is_transient(&error),
-            error: self.explain(&error),
-        }
-    }
-
-    /// Makes a request again, after a growing pause, while its failure looks passing.
+    /// Makes a request again, after a growing pause, while its failure looks passing; and once more
+    /// after a new login when the registry no longer knows the old one: tokens are short-lived.
     ///
     /// # Errors
     /// The last attempt's.
@@ -163,11 +172,27 @@ impl Remote {
     where
         F: Future<Output = Result<T, Failure>>,
     {
+        let failure = match self.persisting(&mut attempt).await {
+            Ok(value) => return Ok(value),
+            Err(failure) => failure,
+        };
+        if failure.retry != Retry::AfterLogin {
+            return Err(failure.error);
+        }
+        self.log_in(&self.authentication().await?).await?;
+        let again = self.persisting(&mut attempt).await;
+        again.map_err(|failure| failure.error)
+    }
+
+    async fn persisting<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         let mut pause = FIRST_PAUSE;
         for left in (0..ATTEMPTS).rev() {
             match attempt().await {
                 Ok(value) => return Ok(value),
-                Err(failure) if !failure.transient || left == 0 => return Err(failure.error),
+                Err(failure) if failure.retry != Retry::Later || left == 0 => return Err(failure),
                 Err(failure) => {
                     let text = failure.error.to_string();
                     let why = text
@@ -184,83 +209,17 @@ impl Remote {
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        Err(Error::environment("no attempt was made"))
-    }
-
-    fn verb(&self) -> &'static str {
-        match self.operation {
-            RegistryOperation::Pull => "pull",
-            RegistryOperation::Push => "push to",
-        }
-    }
-
-    /// One message that names the reference, the cause and the way out.
-    pub fn explain(&self, error: &OciDistributionError) -> Error {
-        let (reference, host) = (self.reference.whole(), self.reference.registry());
-        let what = format!("cannot {} {reference}", self.verb());
-        let login = match host {
-            "docker.io" => "docker login".to_owned(),
-            host => format!("docker login {host}"),
-        };
-        let failed = Error::environment(what).why(detail(error));
-        match (status(error), &self.auth) {
-            (Some(401 | 403), RegistryAuth::Anonymous) => {
-                failed.hint(format!("check the name; if the image is private: {login}"))
-            }
-            (Some(401 | 403), _) => failed.hint(format!(
-                "the login in Docker's config is not accepted for it: {login}"
-            )),
-            (Some(404), _) if self.operation == RegistryOperation::Pull => {
-                Error::environment(format!("no image {reference}"))
-                    .why(detail(error))
-                    .hint("check the name and the tag")
-            }
-            (Some(429), _) => failed.hint(format!(
-                "the registry limits requests; wait, or log in for a higher limit: {login}"
-            )),
-            _ => explain_connection(failed, error, host),
-        }
+        Err(Error::environment("no attempt was made").into())
     }
 }
 
-/// Adds the way out when no HTTP answer came at all.
-fn explain_connection(failed: Error, error: &OciDistributionError, host: &str) -> Error {
-    let OciDistributionError::RequestError(request) = error else {
-        return failed;
-    };
-    let text = chain(request).to_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    if has(&[
-        "certificate",
-        "tls",
-        "invalidcontenttype",
-        "corrupt message",
-    ]) {
-        return failed.hint(format!(
-            "{host} is spoken to over TLS (plain HTTP is for this machine's own registries only): \
-             add its CA certificate to the system's trust store, or check the port"
-        ));
-    }
-    if has(&["connection refused"]) {
-        return failed.hint(format!(
-            "nothing listens at {host}: start the registry, or check host and port"
-        ));
-    }
-    if has(&["dns", "lookup", "resolve"]) {
-        return failed.hint(format!(
-            "the host name {host} is not known: check it, and the network"
-        ));
-    }
-    failed.hint("check the network, and HTTPS_PROXY if there is a proxy")
-}
-
-fn client(registry: &str) -> Result<Client> {
+fn client(registry: &str, read_timeout: Option<Duration>) -> Result<Client> {
     // Another part of the program may have chosen the provider already; either is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = ClientConfig {
         protocol: ClientProtocol::Https,
         connect_timeout: Some(CONNECT_TIMEOUT),
-        read_timeout: Some(READ_TIMEOUT),
+        read_timeout,
         use_monolithic_push: true,
         user_agent: concat!("imgbuild/", env!("CARGO_PKG_VERSION")),
         platform_resolver: None,
@@ -275,91 +234,6 @@ fn client(registry: &str) -> Result<Client> {
     }
     Client::try_from(config)
         .map_err(|e| Error::environment("cannot make an HTTP client").why(chain(&e)))
-}
-
-fn status(error: &OciDistributionError) -> Option<u16> {
-    match error {
-        OciDistributionError::ServerError { code, .. } => Some(*code),
-        OciDistributionError::UnauthorizedError { .. }
-        | OciDistributionError::AuthenticationFailure(_) => Some(401),
-        OciDistributionError::ImageManifestNotFoundError(_) => Some(404),
-        OciDistributionError::RequestError(e) => e.status().map(|s| s.as_u16()),
-        OciDistributionError::RegistryError { envelope, .. } => {
-            envelope.errors.iter().find_map(|e| match &e.code {
-                OciErrorCode::Unauthorized => Some(401),
-                OciErrorCode::Denied => Some(403),
-                OciErrorCode::ManifestUnknown
-                | OciErrorCode::NameUnknown
-                | OciErrorCode::BlobUnknown
-                | OciErrorCode::NotFound => Some(404),
-                OciErrorCode::Toomanyrequests => Some(429),
-                _ => None,
-            })
-        }
-        _ => None,
-    }
-}
-
-/// The registry's own words, short.
-fn detail(error: &OciDistributionError) -> String {
-    match error {
-        OciDistributionError::ServerError { code, message, .. } => {
-            let message: String = message.trim().chars().take(200).collect();
-            match message.is_empty() {
-                true => format!("HTTP status {code}"),
-                false => format!("HTTP status {code}: {message}"),
-            }
-        }
-        OciDistributionError::UnauthorizedError { .. } => "HTTP status 401: not authorized".into(),
-        OciDistributionError::AuthenticationFailure(reason) => {
-            let reason: String = reason.trim().chars().take(200).collect();
-            format!("the login was refused: {reason}")
-        }
-        OciDistributionError::RegistryError { envelope, .. } => {
-            let line = |e: &oci_client::errors::OciError| {
-                let code = serde_json::to_value(&e.code).unwrap_or_default();
-                let code = code.as_str().unwrap_or("error").to_owned();
-                format!("{code}: {}", e.message)
-            };
-            let lines: Vec<_> = envelope.errors.iter().map(line).collect();
-            lines.join("\n")
-        }
-        other => chain(other),
-    }
-}
-
-fn is_transient(error: &OciDistributionError) -> bool {
-    match status(error) {
-        Some(status) => matches!(status, 408 | 429 | 500..=599),
-        None => interrupted(error),
-    }
-}
-
-/// Whether a connection broke, as opposed to never having come about.
-pub(crate) fn interrupted(error: &(dyn std::error::Error + 'static)) -> bool {
-    use std::io::ErrorKind as Kind;
-    let mut next = Some(error);
-    while let Some(error) = next {
-        next = error.source();
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            match io.kind() {
-                Kind::ConnectionReset
-                | Kind::ConnectionAborted
-                | Kind::BrokenPipe
-                | Kind::UnexpectedEof
-                | Kind::TimedOut => return true,
-                Kind::ConnectionRefused => return false,
-                // A wrapper's source is what stands behind the wrapped error, not that itself.
-                _ => next = io.get_ref().map(|inner| inner as _).or(next),
-            }
-        } else if let Some(http) = error.downcast_ref::<reqwest::Error>() {
-            let broke = http.is_body() || http.is_decode() || http.is_request();
-            if http.is_timeout() || (broke && !http.is_connect()) {
-                return true;
-            }
-        }
-    }
-    false
 }
 
 #[cfg(test)]
