@@ -3,7 +3,7 @@
 //! The stages follow each other in one direction; see ARCHITECTURE.md:
 //! [`spec`] -> [`lock`] -> [`plan`] -> [`package`] -> [`layer`] -> [`image`] -> [`sink`], then
 //! [`probe`]. [`build`] walks the way once. I/O lives at the edge: [`fetch`], [`store`],
-//! [`base`], [`docker`], and [`cli`].
+//! [`base`], [`registry`], [`docker`], and [`cli`].
 
 pub mod base;
 pub mod build;
@@ -19,6 +19,7 @@ pub mod lock;
 pub mod package;
 pub mod plan;
 pub mod probe;
+pub mod registry;
 pub mod report;
 pub mod sink;
 pub mod spec;

@@ -4,7 +4,6 @@
 //! its config; [`tree::BaseTree`] then says what stands at a path of it.
 
 mod archive;
-pub mod auth;
 mod daemon;
 mod docker_archive;
 mod files;
@@ -13,11 +12,9 @@ mod manifest;
 pub mod media;
 mod platform;
 mod registry;
-pub mod remote;
 mod scan;
 #[cfg(test)]
 mod testing;
-mod token;
 pub mod tree;
 
 use std::{
@@ -198,7 +195,7 @@ impl BaseImage {
 }
 
 /// Runs file work off the async threads.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work)

@@ -10,11 +10,14 @@ use super::{
     files::{damaged, label},
     manifest::{self, Descriptor, Document, LayerBlob, MAX_DEPTH, MAX_DOCUMENT, Manifest},
     media,
-    remote::{Failure, Remote, interrupted},
 };
 use crate::{
     digest::Digest,
     error::{Error, Result, chain},
+    registry::{
+        failure::{Failure, Retry, interrupted},
+        remote::Remote,
+    },
     store::{BlobWriter, Store},
 };
 
@@ -163,7 +166,7 @@ async fn fetch(
                     .why(format!(
                         "layer {digest} broke off after {received} of {size} bytes"
                     )),
-                    transient: true,
+                    retry: Retry::Later,
                 });
             }
             keep(writer, *digest, &loader.store, remote).await
@@ -193,7 +196,7 @@ async fn receive(
             Err(e) if is_digest(&e) => break,
             Err(e) => {
                 return Err(Failure {
-                    transient: interrupted(&e),
+                    retry: Retry::if_passing(interrupted(&e)),
                     error: Error::environment(format!(
                         "cannot pull {}",
                         remote.reference().whole()

@@ -37,6 +37,8 @@ pub(super) enum Command {
     Lock(LockArgs),
     /// Build an image; lock first if the lock is missing or out of date.
     Build(Box<BuildArgs>),
+    /// Push an image that was built here to registries.
+    Push(PushArgs),
     /// Run a real multi-process DDP training job in an image.
     Probe(ProbeArgs),
     /// Write out a ready image definition.
@@ -68,6 +70,9 @@ pub(super) struct BuildArgs {
     /// Load the image into the Docker daemon.
     #[arg(long)]
     pub load: bool,
+    /// Push the image to the registries that its names say; not if --probe fails.
+    #[arg(long)]
+    pub push: bool,
     /// Write the image: type=oci,dest=DIR, type=oci-archive,dest=FILE or
     /// type=docker-archive,dest=FILE.
     #[arg(short, long = "output", value_name = "TYPE,DEST")]
@@ -120,6 +125,16 @@ pub(super) struct BuildArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub job: JobArgs,
+}
+
+#[derive(Group)]
+pub(super) struct PushArgs {
+    /// The image: the name that a build gave it.
+    #[arg(value_parser = check::tag)]
+    pub image: String,
+    /// Where to push it [default: where its name says].
+    #[arg(value_name = "REF", value_parser = check::tag)]
+    pub references: Vec<String>,
 }
 
 #[derive(Group)]

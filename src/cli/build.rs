@@ -6,7 +6,7 @@ use super::{
     args::{BuildArgs, Format},
     interruptible,
     lock::Locker,
-    print, probe, runtime, stoppable, warn_all,
+    print, probe, push, runtime, stoppable, warn_all,
 };
 use crate::{
     base::{Loader, Platform},
@@ -26,6 +26,9 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     let spec = ImageSpec::resolve(&args.env, args.overrides())?;
     warn_all(&spec.warnings, reporter);
     args.outputs.iter().try_for_each(Output::check)?;
+    if args.push {
+        push::check_names(&spec.tags)?;
+    }
     let job = args
         .probe
         .then(|| probe::job(&args.job, &spec.probe))
@@ -46,15 +49,23 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     if args.load || args.probe {
         runtime.block_on(interruptible(load(&image, &spec.tags, &store, reporter)))?;
     }
+    let push = || match args.push {
+        true => push::push(&image, &spec.tags, &runtime, &store, reporter),
+        false => Ok(()),
+    };
+    let Some(job) = job else {
+        push()?;
+        print(image.digest);
+        return Ok(ExitCode::SUCCESS);
+    };
     print(image.digest);
-    match job {
-        None => Ok(ExitCode::SUCCESS),
-        Some(job) => {
-            let id = image.config_digest.to_string();
-            let name = spec.tags.first().unwrap_or(&id);
-            probe::probe_and_print(name, &job, Format::Text, &runtime, &store, reporter)
-        }
+    let id = image.config_digest.to_string();
+    let name = spec.tags.first().unwrap_or(&id);
+    let exit = probe::probe_and_print(name, &job, Format::Text, &runtime, &store, reporter)?;
+    if exit == ExitCode::SUCCESS {
+        push()?;
     }
+    Ok(exit)
 }
 
 fn make(

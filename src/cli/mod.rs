@@ -5,6 +5,7 @@ mod build;
 mod init;
 mod lock;
 mod probe;
+mod push;
 
 use std::process::ExitCode;
 
@@ -12,7 +13,10 @@ use clap::Parser;
 
 use crate::{
     error::{Error, Exit, Result},
+    image::{Image, Manifest},
     report::Reporter,
+    spec::check,
+    store::Store,
 };
 use args::{Args, Command};
 
@@ -35,6 +39,7 @@ fn run(command: Command, reporter: &Reporter) -> Result<ExitCode> {
     match command {
         Command::Lock(args) => lock::run(args, reporter),
         Command::Build(args) => build::run(*args, reporter),
+        Command::Push(args) => push::run(&args, reporter),
         Command::Probe(args) => probe::run(args, reporter),
         Command::Init(args) => init::run(&args, reporter),
     }
@@ -88,6 +93,16 @@ async fn stopped() -> Error {
         _ = terminated.recv() => {}
     }
     Error::new(Exit::Interrupted, "stopped")
+}
+
+/// The image that imgbuild's own store has under this name.
+fn stored(name: &str, store: &Store) -> Result<Option<Image>> {
+    let Some(found) = check::tag(name).ok().and_then(|full| store.image(&full)) else {
+        return Ok(None);
+    };
+    let manifest = store.read_blob(&found.manifest)?;
+    let config = store.read_blob(&Manifest::parse(&manifest)?.config.digest)?;
+    Image::from_documents(manifest, config).map(Some)
 }
 
 /// Prints a result. A closed pipe is the reader's wish, not an error.

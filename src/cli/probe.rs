@@ -6,14 +6,13 @@ use tokio::runtime::Runtime;
 
 use super::{
     args::{Format, JobArgs, ProbeArgs},
-    interruptible, print, runtime,
+    interruptible, print, runtime, stored,
 };
 use crate::{
     error::{Error, Exit, Result},
-    image::{Image, Manifest},
     probe::{self, Backend, DEFAULT_TIMEOUT, ProbeReport, ProbeRequest, Stored},
     report::Reporter,
-    spec::{ProbeSpec, check},
+    spec::ProbeSpec,
     store::Store,
 };
 
@@ -98,14 +97,4 @@ fn print_report(report: &ProbeReport, format: Format) -> Result<()> {
         ),
     }
     Ok(())
-}
-
-/// The image that imgbuild's own store has under this name.
-fn stored(name: &str, store: &Store) -> Result<Option<Image>> {
-    let Some(found) = check::tag(name).ok().and_then(|full| store.image(&full)) else {
-        return Ok(None);
-    };
-    let manifest = store.read_blob(&found.manifest)?;
-    let config = store.read_blob(&Manifest::parse(&manifest)?.config.digest)?;
-    Image::from_documents(manifest, config).map(Some)
 }

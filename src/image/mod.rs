@@ -8,6 +8,10 @@ pub use manifest::{Descriptor, Index, Manifest, media};
 
 use crate::{base::BaseImage, digest::Digest, error::Result};
 
+/// The annotation with the base image's name in a registry (OCI image-spec, annotations.md).
+pub const BASE_NAME: &str = "org.opencontainers.image.base.name";
+const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
+
 /// A finished image: its documents, and the descriptors of its layers, lowest first.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -90,14 +94,12 @@ pub fn assemble(base: &BaseImage, top: &[TopLayer], settings: &ImageSettings) ->
 fn annotations(base: &BaseImage, settings: &ImageSettings) -> manifest::Annotations {
     let mut annotations = settings.annotations.clone();
     let facts = [
-        ("name", settings.base_name.clone()),
-        ("digest", base.digest.map(|digest| digest.to_string())),
+        (BASE_NAME, settings.base_name.clone()),
+        (BASE_DIGEST, base.digest.map(|digest| digest.to_string())),
     ];
     for (key, value) in facts {
         if let Some(value) = value {
-            annotations
-                .entry(format!("org.opencontainers.image.base.{key}"))
-                .or_insert(value);
+            annotations.entry(key.to_owned()).or_insert(value);
         }
     }
     annotations

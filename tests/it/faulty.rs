@@ -83,7 +83,17 @@ impl Faulty {
 
     /// Passes requests on to `host:port`, one a connection.
     pub fn proxy(server: &str) -> Self {
-        Self::start(Origin::Server(server.into()), Box::new(|_, _| Fault::Fine))
+        Self::faulty_proxy(server, |_| Fault::Fine)
+    }
+
+    /// As [`Faulty::proxy`], with a rule that gets a request's method and path. A body is cut or
+    /// stalls on its way to the server.
+    pub fn faulty_proxy(
+        server: &str,
+        rule: impl Fn(&str) -> Fault + Send + Sync + 'static,
+    ) -> Self {
+        let rule = move |request: &str, _| rule(request);
+        Self::start(Origin::Server(server.into()), Box::new(rule))
     }
 
     fn start(origin: Origin, rule: Box<Rule>) -> Self {
@@ -129,6 +139,11 @@ impl Faulty {
         gets.filter(|path| path.ends_with(ending))
             .map(str::to_owned)
             .collect()
+    }
+
+    /// The requests so far, as `METHOD path`; once a proxy has the answer, `done METHOD path`.
+    pub fn log(&self) -> Vec<String> {
+        self.shared.state.lock().unwrap().log.clone()
     }
 
     /// Forgets the requests so far.
@@ -187,7 +202,14 @@ impl Shared {
         };
         let (method, path) = request.split_once(' ').unwrap_or(("", ""));
         match &self.origin {
-            Origin::Server(address) => pass_on(address, &head, reader, stream),
+            Origin::Server(address) => {
+                let fault = (self.rule)(&request, nth);
+                self.relay(address, &head, reader, stream, fault)?;
+                let mut state = self.state.lock().unwrap();
+                state.log.push(format!("done {request}"));
+                self.changed.notify_all();
+                Ok(())
+            }
             Origin::Folder(dir) => {
                 let request = Request {
                     path,
@@ -242,11 +264,7 @@ impl Shared {
             }
             Fault::Stall(percent) => {
                 out.write_all(part(percent))?;
-                self.state.lock().unwrap().stalled += 1;
-                self.changed.notify_all();
-                // Ends when the client goes.
-                out.set_read_timeout(Some(HOLD))?;
-                return out.read(&mut [0]).map(drop);
+                return self.stall(&mut out);
             }
             Fault::Garbage => return out.write_all(&vec![b'x'; bytes.len()]),
             Fault::Slow => {
@@ -260,6 +278,42 @@ impl Shared {
             _ => {}
         }
         out.write_all(&bytes)
+    }
+
+    /// Ends when the client goes.
+    fn stall(&self, client: &mut TcpStream) -> io::Result<()> {
+        self.state.lock().unwrap().stalled += 1;
+        self.changed.notify_all();
+        client.set_read_timeout(Some(HOLD))?;
+        while client.read(&mut [0; 4096])? > 0 {}
+        Ok(())
+    }
+
+    fn relay(
+        &self,
+        address: &str,
+        head_lines: &str,
+        body: BufReader<TcpStream>,
+        mut client: TcpStream,
+        fault: Fault,
+    ) -> io::Result<()> {
+        let length = content_length(head_lines);
+        match fault {
+            Fault::Status(status, headers) => {
+                io::copy(&mut body.take(length), &mut io::sink())?;
+                head(&mut client, status, 0, headers)
+            }
+            Fault::Cut(percent) | Fault::Stall(percent) => {
+                let mut server = begin(address, head_lines)?;
+                let part = length * percent as u64 / 100;
+                io::copy(&mut body.take(part), &mut server)?;
+                match fault {
+                    Fault::Stall(_) => self.stall(&mut client),
+                    _ => client.shutdown(Shutdown::Both),
+                }
+            }
+            _ => pass_on(address, head_lines, body, client),
+        }
     }
 
     fn meet(&self, count: usize) {
@@ -284,12 +338,14 @@ fn head(out: &mut TcpStream, status: u16, length: usize, more: &str) -> io::Resu
     )
 }
 
-fn pass_on(
-    address: &str,
-    head: &str,
-    mut body: BufReader<TcpStream>,
-    mut client: TcpStream,
-) -> io::Result<()> {
+fn content_length(head: &str) -> u64 {
+    let mut lines = head.lines().filter_map(|line| line.split_once(':'));
+    let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    length.map_or(0, |(_, value)| value.trim().parse().unwrap())
+}
+
+/// Sends a request's head, for one request a connection.
+fn begin(address: &str, head: &str) -> io::Result<TcpStream> {
     let mut server = TcpStream::connect(address)?;
     let kept = head
         .trim_end()
@@ -299,6 +355,16 @@ fn pass_on(
         write!(server, "{line}\r\n")?;
     }
     write!(server, "Connection: close\r\n\r\n")?;
+    Ok(server)
+}
+
+fn pass_on(
+    address: &str,
+    head: &str,
+    mut body: BufReader<TcpStream>,
+    mut client: TcpStream,
+) -> io::Result<()> {
+    let mut server = begin(address, head)?;
     let mut upload = server.try_clone()?;
     thread::spawn(move || io::copy(&mut body, &mut upload));
     io::copy(&mut server, &mut client)?;

@@ -11,6 +11,7 @@ mod linker;
 mod lock;
 mod mini;
 mod odd_packages;
+mod push;
 mod registry;
 mod support;
 mod validator;

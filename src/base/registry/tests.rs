@@ -342,3 +342,30 @@ fn passwords_and_tokens_are_used() {
         pulled.result.unwrap();
     }
 }
+
+#[test]
+fn a_token_that_ends_halfway_is_renewed() {
+    for auths in [
+        r#"{"auths": {"HOST": {"username": "u", "password": "p"}}}"#,
+        r#"{"auths": {"HOST": {"identitytoken": "refresh"}}}"#,
+    ] {
+        let shop = Shop::new();
+        let granted = AtomicUsize::new(0);
+        let service = Server::start(move |_, _| {
+            let number = granted.fetch_add(1, Ordering::SeqCst);
+            let token = format!("t{}", number.min(1));
+            let answer = serde_json::json!({"token": token, "access_token": token});
+            Answer::body(answer.to_string().into_bytes())
+        });
+        let realm = format!(
+            "Bearer realm=\"http://{}/token\",service=\"r\"",
+            service.host()
+        );
+        let (pulled, _) = pull_with("1", Some(auths), move |path, auth| match auth {
+            Some("Bearer t0") if path.contains("/manifests/") => shop.answer(path),
+            Some("Bearer t1") => shop.answer(path),
+            _ => Answer::status(401).header("WWW-Authenticate", realm.as_str()),
+        });
+        pulled.result.unwrap();
+    }
+}

@@ -1,0 +1,54 @@
+//! `imgbuild push`, and the push at the end of `imgbuild build --push`.
+
+use std::process::ExitCode;
+
+use tokio::runtime::Runtime;
+
+use super::{args::PushArgs, interruptible, print, runtime, stored};
+use crate::{
+    error::{Error, Result},
+    image::Image,
+    registry,
+    report::Reporter,
+    store::Store,
+};
+
+pub(super) fn run(args: &PushArgs, reporter: &Reporter) -> Result<ExitCode> {
+    let store = Store::open(Store::default_root()?)?;
+    let image = stored(&args.image, &store)?.ok_or_else(|| {
+        Error::input(format!("imgbuild has no image '{}'", args.image)).hint(format!(
+            "build it first: imgbuild build env.yml -t {}",
+            args.image
+        ))
+    })?;
+    let own = std::slice::from_ref(&args.image);
+    let references = match args.references.as_slice() {
+        [] => own,
+        named => named,
+    };
+    push(&image, references, &runtime()?, &store, reporter)?;
+    print(image.digest);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn push(
+    image: &Image,
+    references: &[String],
+    runtime: &Runtime,
+    store: &Store,
+    reporter: &Reporter,
+) -> Result<()> {
+    let pushing = registry::push(image, references, store, reporter);
+    runtime.block_on(interruptible(pushing))
+}
+
+/// Refuses, before anything is built, an image that no registry could be told from.
+pub(super) fn check_names(names: &[String]) -> Result<()> {
+    if names.is_empty() {
+        return Err(
+            Error::input("--push needs a name: it says the registry and the repository")
+                .hint("add -t HOST/NAME:TAG, or tags: in imgbuild.yaml"),
+        );
+    }
+    Ok(())
+}

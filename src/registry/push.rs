@@ -1,0 +1,356 @@
+//! Gives an image to registries (OCI distribution-spec, "Push").
+//!
+//! A repository gets the blobs first, then the manifest under its digest, then the tags: a tag
+//! never names what is not there, wherever the way is broken off. What a registry has already is
+//! not sent again, so that a push which was stopped goes on where it was.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use oci_client::{Reference, RegistryOperation, errors::OciDistributionError};
+use reqwest::header::HeaderValue;
+
+use super::{
+    failure::{Failure, status},
+    remote::{Remote, parse_reference},
+    upload::{Blob, upload},
+};
+use crate::{
+    digest::Digest,
+    error::{Error, Result},
+    image::{BASE_NAME, Image, Manifest, media},
+    report::{Reporter, human_bytes},
+    store::Store,
+};
+
+/// How many blobs are sent at once.
+const CONCURRENT: usize = 4;
+
+/// Pushes an image to every reference; one without a tag gets `latest`.
+///
+/// # Errors
+/// When a reference is not one, a blob is not in the store, or a registry cannot be reached or
+/// refuses. References before the one that failed are pushed.
+pub async fn push(
+    image: &Image,
+    references: &[String],
+    store: &Store,
+    reporter: &Reporter,
+) -> Result<()> {
+    let manifest = Manifest::parse(&image.manifest)?;
+    let blobs = blobs(&manifest);
+    check_stored(&blobs, store)?;
+    let mut sources: Vec<Source> = base_source(&manifest).into_iter().collect();
+    for target in targets(references)? {
+        let remote = Remote::connect(&target.first, RegistryOperation::Push, reporter).await?;
+        let push = Push {
+            image,
+            blobs: &blobs,
+            sources: &sources,
+            remote,
+            store,
+            reporter,
+        };
+        push.run(&target.tags).await?;
+        let pushed = push.remote.reference().clone();
+        // Nearer than the base's repository, and it has every blob.
+        sources.insert(0, Source::new(pushed, false));
+    }
+    Ok(())
+}
+
+/// A repository, and what the image is to be called there.
+struct Target {
+    first: String,
+    tags: Vec<Reference>,
+}
+
+fn targets(references: &[String]) -> Result<Vec<Target>> {
+    let mut targets: Vec<Target> = Vec::new();
+    for text in references {
+        let reference = parse_reference(text)?;
+        let same = |target: &&mut Target| {
+            let mut tags = target.tags.iter();
+            tags.any(|known| same_repository(known, &reference))
+        };
+        match targets.iter_mut().find(same) {
+            Some(target) if target.tags.contains(&reference) => {}
+            Some(target) => target.tags.push(reference),
+            None => targets.push(Target {
+                first: text.clone(),
+                tags: vec![reference],
+            }),
+        }
+    }
+    Ok(targets)
+}
+
+fn same_repository(one: &Reference, other: &Reference) -> bool {
+    one.registry() == other.registry() && one.repository() == other.repository()
+}
+
+/// Config and layers, each once.
+fn blobs(manifest: &Manifest) -> Vec<Blob> {
+    // Only imgbuild's own layers are annotated, and the lowest of those has a package in it.
+    let of_base = manifest
+        .layers
+        .iter()
+        .take_while(|layer| layer.annotations.is_empty())
+        .count();
+    let mut blobs: Vec<Blob> = Vec::new();
+    let layers = manifest.layers.iter().enumerate();
+    let layers = layers.map(|(at, layer)| (layer, at < of_base));
+    for (descriptor, base) in layers.chain([(&manifest.config, false)]) {
+        if blobs.iter().all(|blob| blob.digest != descriptor.digest) {
+            blobs.push(Blob {
+                digest: descriptor.digest,
+                size: descriptor.size,
+                base,
+            });
+        }
+    }
+    blobs
+}
+
+fn check_stored(blobs: &[Blob], store: &Store) -> Result<()> {
+    let missing = |blob: &&Blob| !store.has_blob(&blob.digest, blob.size);
+    match blobs.iter().find(missing) {
+        None => Ok(()),
+        Some(blob) => Err(Error::environment(format!(
+            "blob {} is no longer in the cache",
+            blob.digest
+        ))
+        .at(store.blob_path(&blob.digest).display())
+        .hint("build the image again")),
+    }
+}
+
+/// Where blobs may be mounted from (OCI distribution-spec, "Mounting a blob from another
+/// repository").
+struct Source {
+    at: Reference,
+    /// Whether it has the base's layers only.
+    base: bool,
+    /// Whether the registry let one through: it is not asked again.
+    missed: AtomicBool,
+}
+
+impl Source {
+    fn new(at: Reference, base: bool) -> Self {
+        Self {
+            at,
+            base,
+            missed: AtomicBool::new(false),
+        }
+    }
+}
+
+fn base_source(manifest: &Manifest) -> Option<Source> {
+    let name = manifest.annotations.get(BASE_NAME)?;
+    Some(Source::new(name.parse().ok()?, true))
+}
+
+/// How a blob came to be in a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Came {
+    WasThere,
+    Mounted,
+    Uploaded,
+}
+
+/// A push to one repository.
+struct Push<'a> {
+    image: &'a Image,
+    blobs: &'a [Blob],
+    sources: &'a [Source],
+    remote: Remote,
+    store: &'a Store,
+    reporter: &'a Reporter,
+}
+
+impl Push<'_> {
+    async fn run(&self, tags: &[Reference]) -> Result<()> {
+        let names: Vec<String> = tags.iter().map(Reference::whole).collect();
+        let names = names.join(", ");
+        let bytes = self.blobs.iter().map(|blob| blob.size).sum();
+        self.reporter.step(format_args!(
+            "Pushing {names} ({} blobs, {})",
+            self.blobs.len(),
+            human_bytes(bytes)
+        ));
+        let mut came = self.send_blobs(true).await?;
+        let by_digest = self.named(&self.image.digest.to_string());
+        match self.put_manifest(&by_digest).await {
+            Err(e) if e.to_string().contains("BLOB_UNKNOWN") => {
+                self.reporter.warn(format_args!(
+                    "{} lacks blobs that it said it has: sending all",
+                    self.remote.reference().registry()
+                ));
+                came = self.send_blobs(false).await?;
+                self.put_manifest(&by_digest).await?;
+            }
+            done => done?,
+        }
+        for tag in tags {
+            self.put_manifest(tag).await?;
+        }
+        self.reporter
+            .step(format_args!("Pushed {names} ({})", summary(&came)));
+        Ok(())
+    }
+
+    async fn send_blobs(&self, look: bool) -> Result<Vec<Came>> {
+        stream::iter(self.blobs)
+            .map(|blob| {
+                self.remote
+                    .retrying(move || async move { self.send_blob(blob, look).await })
+            })
+            .buffer_unordered(CONCURRENT)
+            .try_collect()
+            .await
+    }
+
+    /// Looks for it, else has it mounted, else sends it.
+    async fn send_blob(&self, blob: &Blob, look: bool) -> Result<Came, Failure> {
+        if look && self.has(blob).await? {
+            return Ok(Came::WasThere);
+        }
+        if look && self.mount(blob).await {
+            return Ok(Came::Mounted);
+        }
+        upload(&self.remote, blob, self.store, self.reporter).await?;
+        Ok(Came::Uploaded)
+    }
+
+    async fn has(&self, blob: &Blob) -> Result<bool, Failure> {
+        let (client, at) = (self.remote.client(), self.remote.reference());
+        let found = client.blob_exists(at, &blob.digest.to_string()).await;
+        found.map_err(|e| self.remote.failure(e))
+    }
+
+    /// Whether the registry took the blob over from another repository. It need not: whatever
+    /// it answers else, the blob is sent.
+    async fn mount(&self, blob: &Blob) -> bool {
+        let at = self.remote.reference();
+        let source = self.sources.iter().find(|source| {
+            source.at.registry() == at.registry()
+                && source.at.repository() != at.repository()
+                && (blob.base || !source.base)
+                && !source.missed.load(Ordering::Relaxed)
+        });
+        let Some(source) = source else {
+            return false;
+        };
+        let digest = blob.digest.to_string();
+        let mounted = self.remote.client().mount_blob(at, &source.at, &digest);
+        let mounted = matches!(
+            mounted.await,
+            Ok(()) | Err(OciDistributionError::RegistryNoLocationError)
+        );
+        if !mounted {
+            source.missed.store(true, Ordering::Relaxed);
+        }
+        mounted
+    }
+
+    /// The repository with a tag, or with a digest in a tag's place: oci-client panics when a
+    /// registry gives no Location for a manifest that a reference names by digest.
+    fn named(&self, name: &str) -> Reference {
+        let at = self.remote.reference();
+        Reference::with_tag(at.registry().into(), at.repository().into(), name.into())
+    }
+
+    /// Puts the manifest under a name, unless that is what the name stands for already.
+    async fn put_manifest(&self, at: &Reference) -> Result<()> {
+        let put = self.remote.retrying(|| async {
+            if self.names_image(at).await? {
+                return Ok(());
+            }
+            let (bytes, client) = (self.image.manifest.clone(), self.remote.client());
+            let media_type = HeaderValue::from_static(media::MANIFEST);
+            let put = client.push_manifest_raw(at, bytes, media_type).await;
+            put.map(drop).map_err(|e| self.remote.failure(e))
+        });
+        put.await.map_err(|e| e.at(at.whole()))
+    }
+
+    async fn names_image(&self, at: &Reference) -> Result<bool, Failure> {
+        let client = self.remote.client();
+        let found = client.fetch_manifest_digest(at, self.remote.auth()).await;
+        match found {
+            Ok(digest) => Ok(digest.parse::<Digest>().ok() == Some(self.image.digest)),
+            Err(e) if status(&e) == Some(404) => Ok(false),
+            Err(e) => Err(self.remote.failure(e)),
+        }
+    }
+}
+
+fn summary(came: &[Came]) -> String {
+    let count = |how| came.iter().filter(|came| **came == how).count();
+    let mounted = match count(Came::Mounted) {
+        0 => String::new(),
+        mounted => format!("{mounted} mounted, "),
+    };
+    format!(
+        "{} uploaded, {mounted}{} there already",
+        count(Came::Uploaded),
+        count(Came::WasThere)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_is_visited_once() {
+        let names = ["h:1/a:x", "h:1/b", "h:1/a:y", "h:1/a:x", "a"].map(String::from);
+        let targets = targets(&names).unwrap();
+        let tags: Vec<Vec<String>> = targets
+            .iter()
+            .map(|target| target.tags.iter().map(Reference::whole).collect())
+            .collect();
+        assert_eq!(
+            tags,
+            [
+                vec!["h:1/a:x", "h:1/a:y"],
+                vec!["h:1/b:latest"],
+                vec!["docker.io/library/a:latest"]
+            ]
+        );
+        assert!(self::targets(&["A".into()]).is_err());
+    }
+
+    #[test]
+    fn a_blob_is_sent_once() {
+        let layer = |name: &str, annotated: bool| {
+            let annotations = match annotated {
+                true => serde_json::json!({"k": "v"}),
+                false => serde_json::json!({}),
+            };
+            serde_json::json!({"mediaType": "t", "size": 1, "annotations": annotations,
+                "digest": Digest::of(name.as_bytes())})
+        };
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": media::MANIFEST, "config": layer("c", false),
+            "layers": [layer("base", false), layer("base", false), layer("p", true), layer("s", false)],
+        });
+        let manifest = Manifest::parse(manifest.to_string().as_bytes()).unwrap();
+        let blobs = blobs(&manifest);
+        let of_base: Vec<bool> = blobs.iter().map(|blob| blob.base).collect();
+        assert_eq!(of_base, [true, false, false, false]);
+    }
+
+    #[test]
+    fn a_summary_names_what_there_was() {
+        use Came::{Mounted, Uploaded, WasThere};
+        assert_eq!(
+            summary(&[Uploaded, WasThere, Uploaded]),
+            "2 uploaded, 1 there already"
+        );
+        assert_eq!(
+            summary(&[Mounted, WasThere]),
+            "0 uploaded, 1 mounted, 1 there already"
+        );
+    }
+}
