@@ -152,7 +152,7 @@ pub(super) struct ProbeArgs {
 #[derive(Group, Clone)]
 #[command(next_help_heading = "Probe")]
 pub(super) struct JobArgs {
-    /// Run one process a GPU on that many GPUs, over NCCL.
+    /// Run one process a GPU on that many GPUs, over NCCL [default: 4].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub gpus: Option<u32>,
     /// Run on CPUs over gloo: proves the software path, not the GPUs.

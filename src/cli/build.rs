@@ -29,10 +29,7 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     if args.push {
         push::check_names(&spec.tags)?;
     }
-    let job = args
-        .probe
-        .then(|| probe::job(&args.job, &spec.probe))
-        .transpose()?;
+    let job = args.probe.then(|| probe::job(&args.job, &spec.probe));
     let store = Store::open(Store::default_root()?)?;
     let runtime = runtime()?;
     let outputs = args.outputs.clone();

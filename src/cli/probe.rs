@@ -16,8 +16,8 @@ use crate::{
     store::Store,
 };
 
-/// Ranks of a CPU probe, as on the machine with four GPUs that it stands in for.
-const DEFAULT_NPROC: u32 = 4;
+/// Ranks when nothing is said: a node with four GPUs, or a CPU job that stands in for one.
+const DEFAULT_RANKS: u32 = 4;
 
 /// What to run, without the image.
 pub(super) struct Job {
@@ -27,7 +27,7 @@ pub(super) struct Job {
 }
 
 pub(super) fn run(args: ProbeArgs, reporter: &Reporter) -> Result<ExitCode> {
-    let job = job(&args.job, &ProbeSpec::default())?;
+    let job = job(&args.job, &ProbeSpec::default());
     let store = Store::open(Store::default_root()?)?;
     probe_and_print(
         &args.image,
@@ -40,25 +40,22 @@ pub(super) fn run(args: ProbeArgs, reporter: &Reporter) -> Result<ExitCode> {
 }
 
 /// Flags first, then imgbuild.yaml's `probe:`.
-pub(super) fn job(args: &JobArgs, spec: &ProbeSpec) -> Result<Job> {
+pub(super) fn job(args: &JobArgs, spec: &ProbeSpec) -> Job {
     let backend = match (args.gpus, args.cpu) {
         (Some(gpus), _) => Backend::Gpus(gpus),
         (None, true) => Backend::Cpu {
-            nproc: args.nproc.or(spec.nproc).unwrap_or(DEFAULT_NPROC),
+            nproc: args.nproc.or(spec.nproc).unwrap_or(DEFAULT_RANKS),
         },
-        (None, false) => Backend::Gpus(spec.gpus.ok_or_else(|| {
-            Error::input("the probe does not know how many GPUs to use")
-                .hint("say --gpus N, or --cpu for the software path alone")
-        })?),
+        (None, false) => Backend::Gpus(spec.gpus.unwrap_or(DEFAULT_RANKS)),
     };
-    Ok(Job {
+    Job {
         backend,
         timeout: args
             .timeout
             .or(spec.timeout)
             .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
         shm_size: args.shm_size.or(spec.shm_size),
-    })
+    }
 }
 
 pub(super) fn probe_and_print(

@@ -315,8 +315,10 @@ fn probes_that_cannot_start() {
         output.expect(5);
         assert!(output.stderr.contains(word), "{args:?}: {}", output.stderr);
     }
-    let vague = project.imgbuild(&["probe", "it-docker:no-torch"]);
-    vague.expect(2);
+    // Nothing said means four GPUs.
+    let plain = project.imgbuild(&["probe", "it-docker:no-torch"]);
+    plain.expect(5);
+    assert!(plain.stderr.contains("NVIDIA"), "{}", plain.stderr);
 }
 
 #[test]
