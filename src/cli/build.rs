@@ -46,21 +46,18 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     if args.load || args.probe {
         runtime.block_on(interruptible(load(&image, &spec.tags, &store, reporter)))?;
     }
-    let push = || match args.push {
-        true => push::push(&image, &spec.tags, &runtime, &store, reporter),
-        false => Ok(()),
-    };
-    let Some(job) = job else {
-        push()?;
-        print(image.digest);
-        return Ok(ExitCode::SUCCESS);
-    };
     print(image.digest);
-    let id = image.config_digest.to_string();
-    let name = spec.tags.first().unwrap_or(&id);
-    let exit = probe::probe_and_print(name, &job, Format::Text, &runtime, &store, reporter)?;
-    if exit == ExitCode::SUCCESS {
-        push()?;
+    let exit = match job {
+        None => ExitCode::SUCCESS,
+        Some(job) => {
+            let id = image.config_digest.to_string();
+            let name = spec.tags.first().unwrap_or(&id);
+            probe::probe_and_print(name, &job, Format::Text, &runtime, &store, reporter)?
+        }
+    };
+    // An image that failed its probe is not given to others.
+    if args.push && exit == ExitCode::SUCCESS {
+        push::push(&image, &spec.tags, &runtime, &store, reporter)?;
     }
     Ok(exit)
 }
