@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn read(text: &str) -> Result<Overrides> {
-    parse(text, "imgbuild.yaml", Path::new("/work"))
+    parse(text, "imgbuild.yaml", Path::new("/proj"))
 }
 
 /// The documentation's example must be what the parser takes, with every key in it.
@@ -27,7 +27,7 @@ fn the_documented_example_holds() {
         );
         assert!(doc.contains(&format!("| `{key}` |")), "{key} has no row");
     }
-    assert_eq!(config.code.unwrap().dir, Path::new("/work/src"));
+    assert_eq!(config.code.unwrap().dir, Path::new("/proj/src"));
     assert_eq!(config.cmd.unwrap(), ["python", "train.py"]);
     assert_eq!(config.probe.shm_size, Some(8 << 30));
     assert!(matches!(config.miniconda, Some(MinicondaChoice::On(packages)) if packages.len() == 3));

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn parse(text: &str) -> Result<EnvYaml> {
-    EnvYaml::parse(text, "env.yml", Path::new("/work/project"))
+    EnvYaml::parse(text, "env.yml", Path::new("/proj/app"))
 }
 
 fn refused(text: &str) -> String {
@@ -76,8 +76,8 @@ fn channels_are_names_urls_and_paths() {
     assert_eq!(
         channels,
         [
-            "file:///work/project/channel",
-            "file:///work/up",
+            "file:///proj/app/channel",
+            "file:///proj/up",
             "file:///abs/c",
             "file:///x/y",
             "https://host/c/label/dev",
