@@ -15,22 +15,17 @@ use crate::{
     base::{BaseImage, BaseSource, tree::BaseTree},
     code,
     error::Result,
-    image::{self, Image, ImageSettings},
+    image::{self, ENTRYPOINT_LABEL, Image, ImageSettings, PREFIX_LABEL},
     layer::Compressors,
     lock::{Lock, LockedEnv},
     package::Prefix,
-    plan::{self, Budget, LayerPlan, MAX_LAYERS},
+    plan::{self, Budget, LayerPlan},
     report::Reporter,
     spec::{CONDA, ImageSpec, Spec},
     store::Store,
 };
 use layers::{Code, PackageLayers, Place};
 use state::PrefixState;
-
-/// The label that names the wrapper which runs activation scripts.
-pub const ENTRYPOINT_LABEL: &str = "dev.imgbuild.entrypoint";
-/// The label that names the environment's prefix.
-pub const PREFIX_LABEL: &str = "dev.imgbuild.prefix";
 
 /// What every step of a build needs.
 pub struct Tools<'a> {
@@ -136,7 +131,7 @@ fn environment<'a>(
 /// What the packages may take: the image's budget less the base's layers, the state's and the
 /// code's; halved where a Miniconda base needs layers too.
 fn budget(spec: &ImageSpec, base: &BaseImage) -> Result<Budget> {
-    let total = (spec.layer_budget as usize).min(MAX_LAYERS);
+    let total = spec.layer_budget as usize;
     let taken = base.layers.len() + 2;
     let parts = if spec.miniconda.is_some() { 2 } else { 1 };
     let free = total.saturating_sub(taken) / parts;

@@ -51,6 +51,11 @@ pub struct ImageSettings {
     pub architecture: String,
 }
 
+/// The label that names the wrapper which runs activation scripts.
+pub const ENTRYPOINT_LABEL: &str = "dev.imgbuild.entrypoint";
+/// The label that names the environment's prefix.
+pub const PREFIX_LABEL: &str = "dev.imgbuild.prefix";
+
 /// What a shell without any `PATH` would search, for a base that sets none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

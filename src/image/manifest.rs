@@ -8,35 +8,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    base::media,
     digest::Digest,
     error::{Error, Exit, Result},
 };
 
 /// Annotations and labels, in an order that does not vary.
 pub type Annotations = BTreeMap<String, String>;
-
-/// Media types.
-pub mod media {
-    /// An image manifest.
-    pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-    /// An image index.
-    pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-    /// An image config.
-    pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-
-    /// The OCI name of a layer's media type; the bytes are the same under Docker's name.
-    pub fn oci_layer(media_type: &str) -> String {
-        match media_type {
-            "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
-                "application/vnd.oci.image.layer.v1.tar+gzip".into()
-            }
-            "application/vnd.docker.image.rootfs.diff.tar" => {
-                "application/vnd.oci.image.layer.v1.tar".into()
-            }
-            other => other.into(),
-        }
-    }
-}
 
 /// A reference to a blob (OCI image-spec, descriptor.md).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +91,7 @@ impl Index {
     pub fn new(manifests: Vec<Descriptor>) -> Self {
         Self {
             schema_version: 2,
-            media_type: Some(media::INDEX.into()),
+            media_type: Some(media::OCI_INDEX.into()),
             manifests,
             annotations: Annotations::new(),
         }

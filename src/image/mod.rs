@@ -3,10 +3,16 @@
 mod config;
 mod manifest;
 
-pub use config::{ImageSettings, TopLayer, assemble_config, timestamp};
-pub use manifest::{Descriptor, Index, Manifest, media};
+pub use config::{
+    ENTRYPOINT_LABEL, ImageSettings, PREFIX_LABEL, TopLayer, assemble_config, timestamp,
+};
+pub use manifest::{Descriptor, Index, Manifest};
 
-use crate::{base::BaseImage, digest::Digest, error::Result};
+use crate::{
+    base::{BaseImage, media},
+    digest::Digest,
+    error::Result,
+};
 
 /// The annotation with the base image's name in a registry (OCI image-spec, annotations.md).
 pub const BASE_NAME: &str = "org.opencontainers.image.base.name";
@@ -52,7 +58,7 @@ pub fn assemble(base: &BaseImage, top: &[TopLayer], settings: &ImageSettings) ->
     let config = assemble_config(base, top, settings)?;
     let config_digest = Digest::of(&config);
     let base_layers = base.layers.iter().map(|layer| Descriptor {
-        media_type: media::oci_layer(&layer.media_type),
+        media_type: layer.media_type.clone(),
         digest: layer.digest,
         size: layer.size,
         annotations: Default::default(),
@@ -68,9 +74,9 @@ pub fn assemble(base: &BaseImage, top: &[TopLayer], settings: &ImageSettings) ->
     let layers: Vec<Descriptor> = base_layers.chain(top_layers).collect();
     let manifest = Manifest {
         schema_version: 2,
-        media_type: media::MANIFEST.into(),
+        media_type: media::OCI_MANIFEST.into(),
         config: Descriptor {
-            media_type: media::CONFIG.into(),
+            media_type: media::OCI_CONFIG.into(),
             digest: config_digest,
             size: config.len() as u64,
             annotations: Default::default(),

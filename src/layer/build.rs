@@ -7,6 +7,7 @@ use super::{
     tar::{DirectoryAttributes, LayerTar},
 };
 use crate::{
+    base::media,
     digest::{DiffId, Hashing},
     error::{Error, Result},
     package::EntrySink,
@@ -38,6 +39,6 @@ pub fn build_layer(
         digest,
         size,
         unpacked,
-        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
+        media_type: media::OCI_GZIP.into(),
     })
 }

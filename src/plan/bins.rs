@@ -11,9 +11,6 @@ use crate::digest::Digest;
 /// A package smaller than this never gets a layer of its own, in bytes of its archive.
 const SMALLEST_SINGLE: u64 = 1 << 20;
 
-/// How many layers an image may have in all: Docker's classic stores stop at 125.
-pub const MAX_LAYERS: usize = 125;
-
 /// How many layers each tier may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {

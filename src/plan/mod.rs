@@ -7,7 +7,7 @@ mod tiers;
 use rattler_conda_types::RepoDataRecord;
 use serde::Serialize;
 
-pub use bins::{Budget, MAX_LAYERS};
+pub use bins::Budget;
 pub use key::{KeyInput, layer_key};
 pub use tiers::Tier;
 

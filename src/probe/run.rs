@@ -6,12 +6,12 @@ use super::{
     gpus,
     output::Output,
     report::{DaemonInfo, ImageInfo, ProbeReport, RunFacts},
-    spec::{ProbeRequest, WRAPPER_LABEL, run_spec},
+    spec::{ProbeRequest, run_spec},
 };
 use crate::{
     docker::{self, Channel, Daemon, Limits, Outcome},
     error::{Error, Exit, Result},
-    image::Image,
+    image::{ENTRYPOINT_LABEL, Image},
     report::Reporter,
     store::Store,
 };
@@ -153,7 +153,7 @@ async fn inspect(daemon: &Daemon, name: &str) -> Result<Option<Found>> {
             let labels = image.config.and_then(|config| config.labels);
             Ok(Some(Found {
                 id: image.id.unwrap_or_else(|| name.to_owned()),
-                wrapper: labels.and_then(|mut labels| labels.remove(WRAPPER_LABEL)),
+                wrapper: labels.and_then(|mut labels| labels.remove(ENTRYPOINT_LABEL)),
             }))
         }
         Err(e) if docker::is_absent(&e) => Ok(None),

@@ -8,8 +8,6 @@ use crate::docker::{GpuRequest, RunFile, RunSpec};
 
 /// How long a probe may take when nothing else is said.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
-/// The image's label that names the program which activates the environment.
-pub(super) const WRAPPER_LABEL: &str = "dev.imgbuild.entrypoint";
 
 const GIB: u64 = 1 << 30;
 const FOLDER: &str = "/tmp/imgbuild-probe";

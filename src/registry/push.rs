@@ -16,9 +16,10 @@ use super::{
     upload::{Blob, upload},
 };
 use crate::{
+    base::media,
     digest::Digest,
     error::{Error, Result},
-    image::{BASE_NAME, Image, Manifest, media},
+    image::{BASE_NAME, Image, Manifest},
     report::{Reporter, human_bytes},
     store::Store,
 };
@@ -267,7 +268,7 @@ impl Push<'_> {
                 return Ok(());
             }
             let (bytes, client) = (self.image.manifest.clone(), self.remote.client());
-            let media_type = HeaderValue::from_static(media::MANIFEST);
+            let media_type = HeaderValue::from_static(media::OCI_MANIFEST);
             let put = client.push_manifest_raw(at, bytes, media_type).await;
             put.map(drop).map_err(|e| self.remote.failure(e))
         });
@@ -332,7 +333,7 @@ mod tests {
                 "digest": Digest::of(name.as_bytes())})
         };
         let manifest = serde_json::json!({
-            "schemaVersion": 2, "mediaType": media::MANIFEST, "config": layer("c", false),
+            "schemaVersion": 2, "mediaType": media::OCI_MANIFEST, "config": layer("c", false),
             "layers": [layer("base", false), layer("base", false), layer("p", true), layer("s", false)],
         });
         let manifest = Manifest::parse(manifest.to_string().as_bytes()).unwrap();

@@ -3,9 +3,10 @@
 use std::{fs, io::Write, path::Path};
 
 use crate::{
+    base::media,
     digest::Digest,
     error::{Error, Result},
-    image::{Descriptor, Image, Index, media},
+    image::{Descriptor, Image, Index},
     store::Store,
 };
 
@@ -53,7 +54,7 @@ pub(super) fn refuse_foreign(dest: &Path) -> Result<()> {
 /// The manifest's descriptors: one a name, or one without.
 pub(super) fn descriptors(image: &Image, names: &[String]) -> Vec<Descriptor> {
     let plain = Descriptor {
-        media_type: media::MANIFEST.into(),
+        media_type: media::OCI_MANIFEST.into(),
         digest: image.digest,
         size: image.manifest.len() as u64,
         annotations: Default::default(),
