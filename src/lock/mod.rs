@@ -5,6 +5,7 @@ mod client;
 mod file;
 mod satisfies;
 mod solve;
+mod wheel;
 
 use rattler_conda_types::{PackageRecord, RepoDataRecord};
 
@@ -13,6 +14,7 @@ pub use client::http_client;
 pub use file::{parse, render};
 pub use satisfies::unsatisfied;
 pub use solve::{SolveRequest, VirtualPackages, solve};
+pub use wheel::LockedWheel;
 
 /// The exact packages of one environment.
 #[derive(Clone, Debug)]
@@ -21,6 +23,8 @@ pub struct LockedEnv {
     pub channels: Vec<String>,
     /// The packages in topological order, dependencies first.
     packages: Vec<RepoDataRecord>,
+    /// The pip packages, by name.
+    wheels: Vec<LockedWheel>,
 }
 
 impl LockedEnv {
@@ -29,7 +33,21 @@ impl LockedEnv {
         Self {
             channels,
             packages: PackageRecord::sort_topologically(packages),
+            wheels: Vec::new(),
         }
+    }
+
+    /// The same environment with these pip packages over the conda ones.
+    #[must_use]
+    pub fn with_wheels(mut self, mut wheels: Vec<LockedWheel>) -> Self {
+        wheels.sort_by(|a, b| a.name.cmp(&b.name));
+        self.wheels = wheels;
+        self
+    }
+
+    /// The pip packages, by name.
+    pub fn wheels(&self) -> &[LockedWheel] {
+        &self.wheels
     }
 
     /// The packages, dependencies first.

@@ -9,7 +9,7 @@ use url::Url;
 use crate::{
     error::{Error, Result},
     spec::{
-        check,
+        PipSection, check,
         source::{Place, Source, quoted},
         yaml::{self, Node, Value},
     },
@@ -76,6 +76,8 @@ pub struct EnvYaml {
     pub channels: Vec<ChannelName>,
     /// What is asked for, in file order; never empty.
     pub specs: Vec<Spec>,
+    /// The pip packages that go over them.
+    pub pip: PipSection,
     /// Environment variables for the image, in file order.
     pub variables: Vec<(String, String)>,
     /// What was read but has no effect, in words.

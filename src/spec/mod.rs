@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod check;
 pub mod config;
 pub mod env_yaml;
+pub mod pip;
 mod resolve;
 pub mod source;
 pub mod words;
@@ -18,6 +19,7 @@ use std::{
 use crate::{base::BaseSource, error::Result};
 
 pub use env_yaml::{ChannelName, EnvYaml, InputKind, Spec, detect};
+pub use pip::{PipRequirement, PipSection, PipSources};
 
 /// The base image when none is chosen: what the Miniconda image itself is built on. It has
 /// glibc, a shell and certificates' folder, and nothing that conda would bring again.
