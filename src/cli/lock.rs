@@ -123,6 +123,8 @@ impl Locker<'_> {
                 cuda: self.spec.cuda.clone(),
                 glibc: std::env::var("CONDA_OVERRIDE_GLIBC").ok(),
             },
+            exclude_newer: None,
+            keep: &[],
         };
         let solving = lock::solve(request, self.client.clone(), self.store);
         self.runtime.block_on(solving)

@@ -75,6 +75,10 @@ pub struct SolveRequest<'a> {
     pub platform: Subdir,
     /// What the target machine offers.
     pub virtual_packages: &'a VirtualPackages,
+    /// Packages published later do not count.
+    pub exclude_newer: Option<jiff::Timestamp>,
+    /// Packages that are kept where the specs allow it.
+    pub keep: &'a [RepoDataRecord],
 }
 
 /// Finds the packages, with strict channel priority as conda has it by default.
@@ -93,6 +97,8 @@ pub async fn solve(
         specs: request.specs.to_vec(),
         virtual_packages: request.virtual_packages.list(request.platform)?,
         channel_priority: ChannelPriority::Strict,
+        exclude_newer: request.exclude_newer.map(Into::into),
+        locked_packages: request.keep.iter().collect(),
         ..SolverTask::from_iter(&available)
     };
     let solved = Solver
