@@ -1,7 +1,7 @@
 # demo  everything a user does, for real       test  the whole test run (CI calls it)
-# bench what builds cost on this machine
+# bench what builds cost on this machine       fuzz  a minute of random input for every parser
 # fmt   formats the Rust code                  clean removes what the others made in this folder
-.PHONY: demo test bench fmt clean
+.PHONY: demo test bench fuzz fmt clean
 
 demo:
 	@tests/support/demo.sh
@@ -11,6 +11,9 @@ test:
 
 bench:
 	@tests/support/bench.sh
+
+fuzz:
+	@tests/support/run_fuzz.sh
 
 fmt:
 	cargo fmt --all

@@ -17,14 +17,14 @@ make_fixtures all
 step "cargo fmt"
 cargo fmt --all --check
 step "cargo clippy"
-cargo clippy --release --all-targets --locked -- -D warnings
+cargo clippy --release --all-targets --locked --workspace -- -D warnings
 step "cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items --locked
 
 step "Python lint"
-find templates tests/support -name '*.py' -print0 2>/dev/null | xargs -0 python3 -m py_compile
+find templates tests/support tests/fuzz -name '*.py' -print0 2>/dev/null | xargs -0 python3 -m py_compile
 if "$python" -m ruff --version >/dev/null 2>&1 || "$python" -m pip install -q ruff >/dev/null 2>&1 </dev/null; then
-    find templates tests/support -name '*.py' -print0 2>/dev/null |
+    find templates tests/support tests/fuzz -name '*.py' -print0 2>/dev/null |
         xargs -0 "$python" -m ruff check --no-cache --line-length 120 --target-version py39 \
             --select E,F,W,B --ignore E731,B023
 else
@@ -36,6 +36,8 @@ cargo test --release --locked --no-run
 
 step "fixtures"
 wait_for_fixtures
+step "fuzz targets, 20,000 inputs each (make fuzz runs them longer)"
+IMGBUILD_TEST_CHANNEL_DIR=$fixtures/channel RUNS=20000 tests/fuzz/run.sh
 step "daemons"
 start_daemons
 export IMGBUILD_TEST_CHANNEL_DIR=$fixtures/channel IMGBUILD_TEST_BASE=$fixtures/base IMGBUILD_TEST_PYTHON=$python

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Writes the seeds of the fuzz targets: OUT/TARGET/*.
+
+    seeds.py OUT CHANNEL
+
+Text comes from this repository; archives are made small, or taken from the test channel when they are.
+"""
+import hashlib
+import io
+import json
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = 20_000  # bytes; larger seeds slow every run down
+
+LOCK = """version: 7
+platforms:
+- name: linux-64
+environments:
+  default:
+    channels:
+    - url: https://conda.anaconda.org/conda-forge/
+    packages:
+      linux-64:
+      - conda: https://conda.anaconda.org/conda-forge/noarch/tzdata-2025b-h78e105d_0.conda
+packages:
+- conda: https://conda.anaconda.org/conda-forge/noarch/tzdata-2025b-h78e105d_0.conda
+  sha256: 5aaa366385d716557e365f0a4e9c3fca43ba196872abbbe3d56bb610d131e192
+  md5: 4222072737ccff51314b5ece9c7d6f5a
+  license: LicenseRef-Public-Domain
+  size: 122968
+  timestamp: 1742727099393
+"""
+
+
+def tar(files):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def documents():
+    """A layer, and the config and the manifest of an image of it."""
+    layer = tar({"etc/os-release": b"ID=debian\n", "usr/lib/x": b"x"})
+    config = json.dumps({
+        "architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + digest(layer)]}, "history": [{"created_by": "x"}],
+    }).encode()
+    descriptor = lambda kind, data: {  # noqa: E731
+        "mediaType": f"application/vnd.oci.image.{kind}", "digest": "sha256:" + digest(data), "size": len(data)}
+    manifest = json.dumps({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("config.v1+json", config), "layers": [descriptor("layer.v1.tar", layer)],
+    }).encode()
+    index = json.dumps({"schemaVersion": 2, "manifests": [descriptor("manifest.v1+json", manifest)]}).encode()
+    return layer, config, manifest, index
+
+
+def archives():
+    layer, config, manifest, index = documents()
+    blobs = {f"blobs/sha256/{digest(data)}": data for data in (layer, config, manifest)}
+    listing = [{"Config": f"{digest(config)}.json", "RepoTags": ["x:1"], "Layers": ["layer.tar"]}]
+    return {
+        "oci": tar({"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": index, **blobs}),
+        "docker": tar({"manifest.json": json.dumps(listing).encode(), f"{digest(config)}.json": config,
+                       "layer.tar": layer}),
+    }
+
+
+def main():
+    out, channel = Path(sys.argv[1]), Path(sys.argv[2])
+
+    def write(target, name, data):
+        path = out / target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+    def copy(target, pattern):
+        for path in ROOT.glob(pattern):
+            write(target, str(path.relative_to(ROOT)).replace("/", "_"), path.read_bytes())
+
+    shutil.rmtree(out, ignore_errors=True)
+    copy("env-yaml", "tests/support/envs/*.yml")
+    copy("env-yaml", "images/*/env.yml")
+    copy("imgbuild-yaml", "images/*/imgbuild.yaml")
+    for name, text in enumerate(["python -c 'import x' \"a b\"", "8g", "12.9", "user:group", "reg.io/a/b:1", "pkg>=1=x",
+                                 "ch::pkg[build=x]", "DIR:/dest", "oci:DIR:TAG", "/opt/conda"]):
+        write("words", str(name), text)
+    write("dockerignore", "usual", "*.pyc\n!keep/**\n/data\n\nsrc/a.pyc\nkeep/x\ndata/y")
+    _, config, manifest, _ = documents()
+    write("manifest", "manifest", manifest)
+    write("manifest", "config", config)
+    for name, data in archives().items():
+        write("base-image", name, data)
+    for path in channel.glob("*/*"):
+        kind = b"\0" if path.suffix == ".conda" else b"\1"
+        if path.name.endswith((".conda", ".tar.bz2")) and path.stat().st_size <= SMALL:
+            write("conda-package", path.name, kind + path.read_bytes())
+    write("probe-output", "usual", 'IMGBUILD_PROBE_RANK {"rank": 0}\nTraceback (most recent call last):\n')
+    write("lock", "own", LOCK)
+
+
+if __name__ == "__main__":
+    main()

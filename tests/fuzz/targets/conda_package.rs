@@ -1,0 +1,26 @@
+#![no_main]
+//! Conda packages: the first byte chooses the format.
+
+use imgbuild::package::{ArchiveError, ArchiveKind, PackageArchive};
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let Some((first, data)) = data.split_first() else {
+        return;
+    };
+    let kind = if first & 1 == 0 {
+        ArchiveKind::Conda
+    } else {
+        ArchiveKind::TarBz2
+    };
+    imgbuild_fuzz::with_file(data, "", |path| {
+        let archive = PackageArchive {
+            path: path.to_owned(),
+            kind,
+        };
+        let _ = archive.info();
+        let _ = archive.for_each_content(|_, entry| -> Result<(), ArchiveError> {
+            std::io::copy(entry, &mut std::io::sink())?;
+            Ok(())
+        });
+    });
+});
