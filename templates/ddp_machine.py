@@ -11,9 +11,12 @@ import warnings
 
 from ddp_report import SHM, ProbeError, attempt, expect_equal, finite, shorten
 
-# Set before torch is imported. NCCL_* is the user's own and is never touched.
+# Set before torch is imported. What the user set of NCCL_* is never touched.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+OWN_NCCL_LOG = os.path.join(os.path.dirname(os.path.abspath(__file__)), "nccl.%p.log")
+if not any(name.startswith("NCCL_DEBUG") for name in os.environ):  # tells the transport, and why it failed
+    os.environ.update(NCCL_DEBUG="INFO", NCCL_DEBUG_SUBSYS="INIT,P2P,NET", NCCL_DEBUG_FILE=OWN_NCCL_LOG)
 warnings.filterwarnings("ignore", message=".*(Failed to initialize NumPy|pynvml).*")
 
 try:  # all of torch that the probe uses, so that ddp_probe's own imports can't fail
@@ -58,7 +61,9 @@ def shm_size():
 
 def stray_variables(env):
     """Variables that change what CUDA, NCCL or the loader do, less those torchrun itself sets."""
+    own = env.get("NCCL_DEBUG_FILE") == OWN_NCCL_LOG
     names = [name for name in sorted(env) if name.startswith(STRAY)]
+    names = [name for name in names if not (own and name.startswith("NCCL_DEBUG"))]
     return {n: shorten(env[n], 200) for n in names if not (n in SET_BY_TORCHRUN and env[n] == "1")}
 
 
@@ -89,6 +94,7 @@ def summary(run):
         "shm_total_bytes": shm_size()[0],
         "shm_free_bytes": shm_size()[1],
         "env": stray_variables(os.environ),
+        **run.speed,
         "note": CPU_NOTE if run.args.backend == "gloo" else None,
     }
 

@@ -4,7 +4,7 @@ imgbuild copies this file into a container (or runs it on the host) and launches
 
     python -m torch.distributed.run --standalone --nproc_per_node=N ddp_probe.py --backend nccl
 
-next to ddp_report.py and ddp_machine.py, which it imports. Beyond these it needs the standard
+next to ddp_report.py, ddp_machine.py and ddp_speed.py, which it imports. Beyond these it needs the standard
 library and torch alone: Python 3.8+, torch 1.12+, numpy or not.
 
 Each rank writes one line on stdout, `IMGBUILD_PROBE_RANK {json}`, and rank 0 also writes
@@ -40,12 +40,14 @@ from ddp_report import (
     ProbeError,
     Run,
     SkippedError,
+    attempt,
     classify,
     describe,
     expect_equal,
     finite,
     leave,
 )
+from ddp_speed import check_bandwidth, check_scaling, nccl_complaints, topology
 
 if torch is not None:  # without it check_torch, the first check, ends the run
     import torch.distributed as dist
@@ -187,6 +189,18 @@ def check_distinct_gpus(run):
         if uuids.index(uuid) != rank:
             raise ProbeError("same-gpu", f"ranks {uuids.index(uuid)} and {rank} share {uuid}")
     return f"{len(uuids)} GPUs"
+
+
+def check_bus_bandwidth(run):
+    """How fast the ranks talk, and over what."""
+    if run.gpu and run.rank == 0:
+        run.speed["topology"] = attempt(topology) or []
+    return check_bandwidth(run, gather_json, barrier)
+
+
+def check_speedup(run):
+    """How fast they train together."""
+    return check_scaling(run, gather_json, barrier)
 
 
 # Data and model
@@ -373,7 +387,8 @@ BEFORE = (check_torch, check_device, check_rendezvous, check_distinct_gpus)
 COLLECTIVES = (check_all_reduce, check_all_gather, check_broadcast, check_reduce_scatter)
 TRAINING = (check_ddp_init, check_ddp_gradients, check_train, check_samples, check_loss_falls)
 AFTER = (check_params_equal, check_shutdown)
-CHECKS = BEFORE + COLLECTIVES + (check_barrier, check_dataloader_shm) + TRAINING + AFTER
+SPEED = (check_bus_bandwidth, check_speedup)
+CHECKS = BEFORE + COLLECTIVES + (check_barrier, check_dataloader_shm) + TRAINING + SPEED + AFTER
 
 
 def parse_args(argv):
@@ -387,11 +402,12 @@ def parse_args(argv):
     add("--workers", type=int, default=2, help="DataLoader workers a rank (0: none)")
     add("--worker-start", choices=("fork", "spawn", "forkserver"), default="fork")
     add("--shm-batch-mb", type=int, default=8, help="MiB a batch in the /dev/shm check (0: skip)")
+    add("--min-efficiency", type=float, default=0, help="of scaling, 0 to 1 (0: any)")
     add("--timeout", type=float, default=300, help="seconds for the whole run")
     add("--stall-timeout", type=float, default=60, help="seconds without progress")
     args = parser.parse_args(argv)
     for name, value in vars(args).items():
-        least = 0 if name in ("workers", "shm_batch_mb") else 1
+        least = 0 if name in ("workers", "shm_batch_mb", "min_efficiency") else 1
         if isinstance(value, (int, float)) and value < least:
             parser.error(f"--{name.replace('_', '-')} must be {least} or more")
     return args
@@ -400,6 +416,7 @@ def parse_args(argv):
 def main(argv=None):
     """Run the probe in this process and return its exit status."""
     run = Run(parse_args(argv), os.environ, summary)
+    run.evidence = nccl_complaints
     faulthandler.enable()
     run.watch()
     kind = CPU_NOTE if run.args.backend == "gloo" else "GPU (nccl)"

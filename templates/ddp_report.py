@@ -130,10 +130,12 @@ class Run:
         # Only torchrun promises that every local rank sees all the GPUs of the host.
         self.local_world = int(env.get("LOCAL_WORLD_SIZE", 0))
         self.started = self.moved = time.monotonic()
-        self.step, self.where = "start", ""
+        self.step, self.where, self.parent = "start", "", os.getppid()
         self.checks, self.peers = [], []
         self.device = self.gpu = self.model = self.data = self.history = None
         self.figures = dict.fromkeys(("samples_per_s", "loss_first", "loss_last", "params_sha256"))
+        self.speed = {"bandwidth": [], "transports": {}, "topology": [], "scaling": [], "model": None}
+        self.evidence = list  # a function: lines that help to explain a failure
         self._report_once = threading.Lock()
 
     def beat(self, where=""):
@@ -175,6 +177,7 @@ class Run:
         rank.update(where=None if ok else self.where, secondary=code in SECONDARY)
         rank.update(hostname=socket.gethostname(), ended_at=finite(time.time(), 3))
         rank.update(device=self.device and str(self.device), gpu=self.gpu, **self.figures)
+        rank.update(evidence=[] if ok else attempt(self.evidence) or [])
         write_line(RANK_MARK, dict(rank, checks=self.checks))
         if self.rank == 0:
             write_line(SUMMARY_MARK, dict(base, **self.summary(self)))
@@ -198,6 +201,8 @@ class Run:
         limits = self.args
         while True:
             got = os.read(reader, 512) if select.select([reader], [], [], 0.25)[0] else b""
+            if os.getppid() != self.parent:  # torchrun was killed: nobody else ends this rank
+                self.abort("terminated", f"the launcher is gone, in {self.step}", EXIT_STOPPED)
             now, at = time.monotonic(), f"{self.step} ({self.where})" if self.where else self.step
             if signal.SIGTERM in got or signal.SIGINT in got:
                 self.abort("terminated", f"stopped by a signal in {at}", EXIT_STOPPED)

@@ -140,7 +140,14 @@ pub(super) struct PushArgs {
 #[derive(Group)]
 pub(super) struct ProbeArgs {
     /// The image: a name or an ID that the Docker daemon or imgbuild's store knows.
-    pub image: String,
+    #[arg(required_unless_present = "runtime")]
+    pub image: Option<String>,
+    /// Run the job on this machine itself, under its own Python, instead of in an image.
+    #[arg(long, value_name = "RUNTIME", conflicts_with_all = ["image", "shm_size"])]
+    pub runtime: Option<Runtime>,
+    /// The Python that has torch [default: `python` on the PATH].
+    #[arg(long, value_name = "PATH", requires = "runtime")]
+    pub python: Option<PathBuf>,
     /// How to print the report.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -165,6 +172,9 @@ pub(super) struct JobArgs {
     /// Stop the job after that many seconds [default: 300].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
+    /// Fail when the speed-up on all GPUs is under that many percent of their number.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub min_efficiency: Option<u32>,
     /// The size of /dev/shm, such as 8g.
     #[arg(long, value_name = "SIZE", value_parser = check::size)]
     pub shm_size: Option<u64>,
@@ -184,6 +194,13 @@ pub(super) struct InitArgs {
     /// Replace files that are there.
     #[arg(long)]
     pub force: bool,
+}
+
+/// What a probe's job runs in, other than a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Runtime {
+    /// Processes of this machine.
+    Host,
 }
 
 /// How a report is printed.

@@ -1,6 +1,6 @@
 //! `imgbuild probe`, and the probe at the end of `imgbuild build --probe`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use tokio::runtime::Runtime;
 
@@ -24,19 +24,40 @@ pub(super) struct Job {
     backend: Backend,
     timeout: Duration,
     shm_size: Option<u64>,
+    min_efficiency: Option<u32>,
+}
+
+impl Job {
+    fn request(&self) -> ProbeRequest {
+        ProbeRequest {
+            timeout: self.timeout,
+            shm_size: self.shm_size,
+            min_efficiency: self.min_efficiency,
+            ..ProbeRequest::new(self.backend)
+        }
+    }
 }
 
 pub(super) fn run(args: ProbeArgs, reporter: &Reporter) -> Result<ExitCode> {
     let job = job(&args.job, &ProbeSpec::default());
+    let Some(image) = &args.image else {
+        return on_host(args.python, &job, args.format, reporter);
+    };
     let store = Store::open(Store::default_root()?)?;
-    probe_and_print(
-        &args.image,
-        &job,
-        args.format,
-        &runtime()?,
-        &store,
-        reporter,
-    )
+    probe_and_print(image, &job, args.format, &runtime()?, &store, reporter)
+}
+
+fn on_host(
+    python: Option<PathBuf>,
+    job: &Job,
+    format: Format,
+    reporter: &Reporter,
+) -> Result<ExitCode> {
+    let python = python.unwrap_or_else(probe::default_python);
+    let request = job.request();
+    let work = probe::probe_host(&python, &request, reporter);
+    let report = runtime()?.block_on(interruptible(work))?;
+    print_report(&report, format)
 }
 
 /// Flags first, then imgbuild.yaml's `probe:`.
@@ -55,6 +76,7 @@ pub(super) fn job(args: &JobArgs, spec: &ProbeSpec) -> Job {
             .or(spec.timeout)
             .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
         shm_size: args.shm_size.or(spec.shm_size),
+        min_efficiency: args.min_efficiency.or(spec.min_efficiency),
     }
 }
 
@@ -66,26 +88,17 @@ pub(super) fn probe_and_print(
     store: &Store,
     reporter: &Reporter,
 ) -> Result<ExitCode> {
-    let request = ProbeRequest {
-        timeout: job.timeout,
-        shm_size: job.shm_size,
-        ..ProbeRequest::new(image, job.backend)
-    };
+    let request = job.request();
     let stored = stored(image, store)?;
     let report = runtime.block_on(interruptible(async {
         let daemon = probe::connect().await?;
         let stored = stored.as_ref().map(|image| Stored { image, store });
-        probe::probe(&request, &daemon, stored, reporter).await
+        probe::probe(image, &request, &daemon, stored, reporter).await
     }))?;
-    print_report(&report, format)?;
-    Ok(if report.passed() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(Exit::ProbeFailed as u8)
-    })
+    print_report(&report, format)
 }
 
-fn print_report(report: &ProbeReport, format: Format) -> Result<()> {
+fn print_report(report: &ProbeReport, format: Format) -> Result<ExitCode> {
     match format {
         Format::Text => print(report),
         Format::Json => print(
@@ -93,5 +106,9 @@ fn print_report(report: &ProbeReport, format: Format) -> Result<()> {
                 .map_err(|e| Error::new(Exit::Internal, "cannot write the report").why(e))?,
         ),
     }
-    Ok(())
+    Ok(if report.passed() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(Exit::ProbeFailed as u8)
+    })
 }

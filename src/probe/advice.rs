@@ -35,6 +35,10 @@ pub(super) fn fix(code: &str) -> Option<&'static str> {
             "run it with NCCL_DEBUG=INFO in the image's environment; when GPUs hang over PCIe, try \
              NCCL_P2P_DISABLE=1 and turn off ACS in the BIOS"
         }
+        "slow-scaling" => {
+            "see over what the GPUs talk (the report's bus bandwidth, transports and topology): \
+             NVLink or P2P should be used, not SHM or NET; see also whether the CPUs keep up"
+        }
         "timeout" => "give it longer with --timeout, or see which step it stopped in",
         "bad-env" => "remove the variable from the image's environment",
         _ => return None,

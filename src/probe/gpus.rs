@@ -35,6 +35,21 @@ pub(super) fn plan(request: &ProbeRequest, daemon: &Daemon) -> Result<Option<Gpu
     choose(wanted, &daemon.facts, host.as_ref(), &daemon.how).map(Some)
 }
 
+/// Whether this machine itself has the GPUs, as far as that is known before the job begins.
+///
+/// # Errors
+/// When it has no driver that tells of any, or too few.
+pub(super) fn on_this_machine(backend: Backend) -> Result<()> {
+    let Backend::Gpus(wanted) = backend else {
+        return Ok(());
+    };
+    match count_gpus() {
+        Some(have) if have < wanted => Err(too_few(wanted, &format!("this machine has {have}"))),
+        // The job's own first check tells more than we could without a driver.
+        _ => Ok(()),
+    }
+}
+
 /// The choice itself. `host` is `None` for a daemon elsewhere: its own errors must tell then.
 fn choose(wanted: u32, facts: &Facts, host: Option<&Host>, how: &str) -> Result<GpuRequest> {
     let runtime = facts.runtimes.iter().any(|name| name.contains("nvidia"));
@@ -126,11 +141,10 @@ fn too_few(wanted: u32, why: &str) -> Error {
 }
 
 /// A daemon's refusal to create or start the probe's container, in our words.
-pub(super) fn explain(refusal: &Refusal, request: &ProbeRequest, how: &str) -> Error {
+pub(super) fn explain(refusal: &Refusal, image: &str, backend: Backend, how: &str) -> Error {
     let message = refusal.message.as_str();
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
-    let image = &request.image;
-    let error = match request.backend {
+    let error = match backend {
         Backend::Gpus(_)
             if says(&[
                 "could not select device driver",
@@ -249,52 +263,52 @@ mod tests {
 
     #[test]
     fn refusals_are_put_into_words() {
-        let gpu = ProbeRequest::new("train:dev", Backend::Gpus(4));
-        let cpu = ProbeRequest::new("train:dev", Backend::Cpu { nproc: 4 });
-        for (request, message, words) in [
+        let gpu = Backend::Gpus(4);
+        let cpu = Backend::Cpu { nproc: 4 };
+        for (backend, message, words) in [
             (
-                &gpu,
+                gpu,
                 r#"could not select device driver "" with capabilities: [[gpu]]"#,
                 "cannot give GPUs",
             ),
             (
-                &gpu,
+                gpu,
                 "unknown or invalid runtime name: nvidia",
                 "cannot give GPUs",
             ),
-            (&gpu, "Unknown runtime specified nvidia", "cannot give GPUs"),
+            (gpu, "Unknown runtime specified nvidia", "cannot give GPUs"),
             (
-                &gpu,
+                gpu,
                 "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=all",
                 "cannot give GPUs",
             ),
             (
-                &gpu,
+                gpu,
                 "nvidia-container-cli: device error: 3: unknown device: unknown",
                 "4 GPUs were asked for",
             ),
             (
-                &gpu,
+                gpu,
                 "nvidia-container-cli: initialization error: nvml error: driver not loaded",
                 "no working NVIDIA driver",
             ),
             (
-                &gpu,
+                gpu,
                 "error gathering device information while adding custom device \"/dev/nvidia0\": no such file or directory",
                 "no working NVIDIA driver",
             ),
             (
-                &gpu,
+                gpu,
                 "requirement error: unsatisfied condition: cuda>=12.9",
                 "driver is too old",
             ),
             (
-                &cpu,
+                cpu,
                 r#"exec: "/opt/wrap": stat /opt/wrap: no such file or directory"#,
                 "no Python",
             ),
             (
-                &cpu,
+                cpu,
                 "disk quota exceeded",
                 "does not start the probe's container",
             ),
@@ -303,7 +317,12 @@ mod tests {
                 doing: "start",
                 message: message.into(),
             };
-            let error = explain(&refusal, request, "unix:///d.sock (the default)");
+            let error = explain(
+                &refusal,
+                "train:dev",
+                backend,
+                "unix:///d.sock (the default)",
+            );
             assert_eq!(error.exit(), Exit::ProbeNotRun);
             let text = error.to_string();
             assert!(text.contains(words), "{message}: {text}");

@@ -1,19 +1,22 @@
 //! The probe: a real multi-process DDP job in an image, and a verdict.
 //!
 //! [`spec`] says what runs, [`output`] reads what it wrote, [`report`] judges, [`text`] shows it;
-//! all of these are pure. [`run`] does the I/O.
+//! all of these are pure. [`run`] does the I/O with a
+//! daemon, [`host`] with processes of this machine.
 
 mod advice;
 mod gpus;
+mod host;
 mod output;
 mod report;
 mod run;
 mod spec;
 mod text;
 
-pub use output::{Check, Gpu, Output, RankResult, Summary};
+pub use host::{default_python, probe_host};
+pub use output::{Bandwidth, Check, Gpu, Output, RankResult, Scaling, Summary};
 pub use report::{
-    CPU_NOTE, DaemonInfo, Failure, ImageInfo, ProbeReport, Proves, RunFacts, SCHEMA, Verdict,
+    CPU_NOTE, DaemonInfo, Failure, ImageInfo, Place, ProbeReport, Proves, RunFacts, SCHEMA, Verdict,
 };
 pub use run::{Stored, connect, probe};
 pub use spec::{Backend, DEFAULT_TIMEOUT, ProbeRequest, default_shm_size, run_spec};

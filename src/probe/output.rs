@@ -57,6 +57,8 @@ pub struct RankResult {
     pub ended_at: Option<f64>,
     /// Its checks, in order.
     pub checks: Vec<Check>,
+    /// What NCCL wrote in its own log, where the rank failed.
+    pub evidence: Vec<String>,
 }
 
 /// A rank's GPU.
@@ -121,8 +123,46 @@ pub struct Summary {
     pub shm_total_bytes: Option<u64>,
     /// What was free of it at the end, in bytes.
     pub shm_free_bytes: Option<u64>,
-    /// Variables in the image that change what CUDA or NCCL do.
+    /// Variables in the environment that change what CUDA or NCCL do.
     pub env: BTreeMap<String, String>,
+    /// All-reduce by size.
+    pub bandwidth: Vec<Bandwidth>,
+    /// Channels that NCCL set up, by transport: `P2P/CUMEM`, `SHM/direct/direct`, `NET/Socket/0`.
+    pub transports: BTreeMap<String, u64>,
+    /// How rank 0's host connects its GPUs, as `nvidia-smi topo -m` draws it.
+    pub topology: Vec<String>,
+    /// The same job on growing numbers of ranks.
+    pub scaling: Vec<Scaling>,
+    /// What that job trains.
+    pub model: Option<String>,
+}
+
+/// All-reduce of one size over all ranks; the slowest rank's time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bandwidth {
+    /// The size in bytes.
+    pub bytes: u64,
+    /// The time of one all-reduce in microseconds.
+    pub microseconds: f64,
+    /// Size over time, in 10^9 bytes a second.
+    pub algorithm_gb_s: f64,
+    /// What each link carried: the above x 2 (n - 1) / n (nccl-tests, PERFORMANCE.md).
+    pub bus_gb_s: f64,
+}
+
+/// The same work a rank, on so many ranks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scaling {
+    /// The number of ranks.
+    pub ranks: u32,
+    /// Samples a second of all of them.
+    pub samples_per_s: f64,
+    /// Against one rank.
+    pub speedup: f64,
+    /// The speed-up over the number of ranks, 1 at best.
+    pub efficiency: f64,
 }
 
 /// Collects a job's output as it comes.

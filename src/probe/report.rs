@@ -1,6 +1,6 @@
 //! The verdict, built from what the job wrote.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,20 +33,17 @@ pub struct ProbeReport {
     pub backend: String,
     /// The number of ranks asked for.
     pub nproc: u32,
-    /// What was probed.
-    pub image: ImageInfo,
-    /// Where.
-    pub daemon: DaemonInfo,
-    /// From the container's start to its end, in seconds.
+    /// What was probed, and where.
+    #[serde(flatten)]
+    pub place: Place,
+    /// From the job's start to its end, in seconds.
     pub seconds: f64,
-    /// The container's exit status.
+    /// The job's exit status.
     pub exit_code: Option<i64>,
     /// Whether it was stopped at the time limit.
     pub timed_out: bool,
     /// The time limit in seconds.
     pub timeout: f64,
-    /// The size of `/dev/shm` that was asked for, in bytes.
-    pub shm_size: u64,
     /// Why it failed.
     pub failure: Option<Failure>,
     /// The results, by rank.
@@ -57,6 +54,28 @@ pub struct ProbeReport {
     pub summary: Option<Summary>,
     /// The last lines on stderr, when it failed.
     pub stderr: Vec<String>,
+}
+
+/// What the ranks ran in; `runtime` in the JSON tells which.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "runtime", rename_all = "lowercase")]
+pub enum Place {
+    /// A container.
+    Container {
+        /// What was probed.
+        image: ImageInfo,
+        /// What ran it.
+        daemon: DaemonInfo,
+        /// The size of `/dev/shm` that was asked for, in bytes.
+        shm_size: u64,
+    },
+    /// Processes on a machine.
+    Host {
+        /// The machine's name.
+        hostname: String,
+        /// The Python, as a path.
+        python: PathBuf,
+    },
 }
 
 /// The outcome of a probe that ran.
@@ -117,15 +136,11 @@ pub struct Failure {
 pub struct RunFacts {
     /// What was asked for.
     pub backend: Backend,
-    /// The image.
-    pub image: ImageInfo,
-    /// The daemon.
-    pub daemon: DaemonInfo,
-    /// The size of `/dev/shm` in bytes.
-    pub shm_size: u64,
+    /// Where it ran.
+    pub place: Place,
     /// The time limit.
     pub timeout: Duration,
-    /// How the container ended.
+    /// How the job ended.
     pub outcome: Outcome,
 }
 
@@ -144,13 +159,11 @@ impl ProbeReport {
             note: None,
             backend: facts.backend.name().to_owned(),
             nproc,
-            image: facts.image,
-            daemon: facts.daemon,
+            place: facts.place,
             seconds: (facts.outcome.wall.as_secs_f64() * 1000.0).round() / 1000.0,
             exit_code: facts.outcome.exit_code,
             timed_out: facts.outcome.timed_out,
             timeout: facts.timeout.as_secs_f64(),
-            shm_size: facts.shm_size,
             failure: None,
             ranks: output.ranks.values().cloned().collect(),
             missing_ranks,

@@ -80,12 +80,14 @@ pub(in crate::probe) fn report(run: &Run) -> ProbeReport {
     }
     let facts = RunFacts {
         backend: run.backend,
-        image: ImageInfo {
-            name: "train:dev".into(),
-            id: format!("sha256:{}", "0123456789ab".repeat(6)),
+        place: Place::Container {
+            image: ImageInfo {
+                name: "train:dev".into(),
+                id: format!("sha256:{}", "0123456789ab".repeat(6)),
+            },
+            daemon: DaemonInfo::default(),
+            shm_size: 2 << 30,
         },
-        daemon: DaemonInfo::default(),
-        shm_size: 2 << 30,
         timeout: Duration::from_secs(10),
         outcome: run.outcome.clone(),
     };

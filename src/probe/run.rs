@@ -1,12 +1,10 @@
 //! Running a probe in a daemon.
 
-use std::time::Duration;
-
 use super::{
     gpus,
     output::Output,
-    report::{DaemonInfo, ImageInfo, ProbeReport, RunFacts},
-    spec::{ProbeRequest, run_spec},
+    report::{DaemonInfo, ImageInfo, Place, ProbeReport, RunFacts},
+    spec::{GRACE, ProbeRequest, run_spec},
 };
 use crate::{
     docker::{self, Channel, Daemon, Limits, Outcome},
@@ -16,8 +14,6 @@ use crate::{
     store::Store,
 };
 
-/// How long the ranks have to say where they are when the time is up.
-const GRACE: Duration = Duration::from_secs(8);
 /// A shell's and an init's statuses for "no such program" and "not executable".
 const NOT_FOUND: [i64; 2] = [127, 126];
 
@@ -54,6 +50,7 @@ pub async fn connect() -> Result<Daemon> {
 /// With `Exit::ProbeNotRun` when the job could not be started: no such image, no GPUs to be had,
 /// no Python or torch in the image.
 pub async fn probe(
+    image: &str,
     request: &ProbeRequest,
     daemon: &Daemon,
     stored: Option<Stored<'_>>,
@@ -63,7 +60,7 @@ pub async fn probe(
         return Err(Error::input("a probe needs at least one process"));
     }
     let gpus = gpus::plan(request, daemon)?;
-    let found = find_image(request, daemon, stored, reporter).await?;
+    let found = find_image(image, daemon, stored, reporter).await?;
     let spec = run_spec(request, &found.id, found.wrapper.as_deref(), gpus);
     let limits = Limits {
         wall: request.timeout,
@@ -71,7 +68,7 @@ pub async fn probe(
     };
     reporter.step(format!(
         "Probing {} with {} ranks over {}",
-        request.image,
+        image,
         request.backend.ranks(),
         request.backend.name()
     ));
@@ -83,21 +80,23 @@ pub async fn probe(
     };
     let outcome = docker::run_container(&daemon.docker, &spec, limits, reporter, &mut each_line)
         .await
-        .map_err(|refusal| gpus::explain(&refusal, request, &daemon.how))?;
-    if let Some(error) = never_began(&request.image, &outcome, &output) {
+        .map_err(|refusal| gpus::explain(&refusal, image, request.backend, &daemon.how))?;
+    if let Some(error) = never_began(image, &outcome, &output) {
         return Err(error);
     }
     let facts = RunFacts {
         backend: request.backend,
-        image: ImageInfo {
-            name: request.image.clone(),
-            id: found.id,
+        place: Place::Container {
+            image: ImageInfo {
+                name: image.to_owned(),
+                id: found.id,
+            },
+            daemon: DaemonInfo {
+                address: daemon.how.clone(),
+                version: daemon.facts.server.clone(),
+            },
+            shm_size: request.shm(),
         },
-        daemon: DaemonInfo {
-            address: daemon.how.clone(),
-            version: daemon.facts.server.clone(),
-        },
-        shm_size: request.shm(),
         timeout: request.timeout,
         outcome,
     };
@@ -105,12 +104,11 @@ pub async fn probe(
 }
 
 async fn find_image(
-    request: &ProbeRequest,
+    name: &str,
     daemon: &Daemon,
     stored: Option<Stored<'_>>,
     reporter: &Reporter,
 ) -> Result<Found> {
-    let name = &request.image;
     let not_run = |e: Error| e.with_exit(Exit::ProbeNotRun);
     let found = match (inspect(daemon, name).await?, stored) {
         (Some(found), Some(stored)) => {
@@ -128,7 +126,7 @@ async fn find_image(
             ));
             let names: &[String] = match name.starts_with("sha256:") {
                 true => &[],
-                false => std::slice::from_ref(name),
+                false => &[name.to_owned()],
             };
             docker::load(daemon, stored.image, names, stored.store, reporter)
                 .await

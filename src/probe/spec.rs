@@ -9,10 +9,13 @@ use crate::docker::{GpuRequest, RunFile, RunSpec};
 /// How long a probe may take when nothing else is said.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How long the ranks have to say where they are when the time is up.
+pub(super) const GRACE: Duration = Duration::from_secs(8);
+
 const GIB: u64 = 1 << 30;
 const FOLDER: &str = "/tmp/imgbuild-probe";
 /// The job, next to what it imports.
-const SCRIPTS: [(&str, &str); 3] = [
+pub(super) const SCRIPTS: [(&str, &str); 4] = [
     ("ddp_probe.py", include_str!("../../templates/ddp_probe.py")),
     (
         "ddp_report.py",
@@ -22,21 +25,22 @@ const SCRIPTS: [(&str, &str); 3] = [
         "ddp_machine.py",
         include_str!("../../templates/ddp_machine.py"),
     ),
+    ("ddp_speed.py", include_str!("../../templates/ddp_speed.py")),
 ];
 
-/// A probe to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A job to run, wherever it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeRequest {
-    /// The image, by name or ID.
-    pub image: String,
     /// Where the ranks compute.
     pub backend: Backend,
-    /// Wall-clock limit of the job, from the container's start.
+    /// Wall-clock limit of the job, from its start.
     pub timeout: Duration,
-    /// The size of `/dev/shm` in bytes; by the number of ranks when `None`.
+    /// The size of a container's `/dev/shm` in bytes; by the number of ranks when `None`.
     pub shm_size: Option<u64>,
     /// Epochs of training; the script's own choice when `None`.
     pub epochs: Option<u32>,
+    /// The least speed-up that passes, in percent of the number of ranks.
+    pub min_efficiency: Option<u32>,
 }
 
 /// Where the ranks compute, and how many there are.
@@ -70,13 +74,13 @@ impl Backend {
 
 impl ProbeRequest {
     /// A probe with the defaults.
-    pub fn new(image: impl Into<String>, backend: Backend) -> Self {
+    pub fn new(backend: Backend) -> Self {
         Self {
-            image: image.into(),
             backend,
             timeout: DEFAULT_TIMEOUT,
             shm_size: None,
             epochs: None,
+            min_efficiency: None,
         }
     }
 
@@ -123,19 +127,28 @@ pub fn run_spec(
 }
 
 fn command(request: &ProbeRequest) -> Vec<String> {
+    let mut words = vec!["python".to_owned()];
+    words.extend(launch(request, &["--standalone".to_owned()], FOLDER));
+    words
+}
+
+/// What Python is to run: torchrun, its `rendezvous` flags, and the job in `folder`.
+pub(super) fn launch(request: &ProbeRequest, rendezvous: &[String], folder: &str) -> Vec<String> {
     let seconds = request.timeout.as_secs().max(1);
-    let mut words = vec![
-        "python".to_owned(),
-        "-m".into(),
-        "torch.distributed.run".into(),
-        "--standalone".into(),
+    let mut words = vec!["-m".to_owned(), "torch.distributed.run".into()];
+    words.extend_from_slice(rendezvous);
+    words.extend([
         format!("--nproc_per_node={}", request.backend.ranks()),
-        format!("{FOLDER}/{}", SCRIPTS[0].0),
+        format!("{folder}/{}", SCRIPTS[0].0),
         format!("--backend={}", request.backend.name()),
         // Ends the job also when imgbuild itself is gone.
         format!("--timeout={seconds}"),
-    ];
+    ]);
     words.extend(request.epochs.map(|epochs| format!("--epochs={epochs}")));
+    let least = request
+        .min_efficiency
+        .map(|percent| f64::from(percent) / 100.0);
+    words.extend(least.map(|least| format!("--min-efficiency={least}")));
     words
 }
 
@@ -145,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_gpu_probe() {
-        let request = ProbeRequest::new("train:dev", Backend::Gpus(4));
+        let request = ProbeRequest::new(Backend::Gpus(4));
         let spec = run_spec(&request, "sha256:1", None, Some(GpuRequest::Count(4)));
         assert_eq!(
             spec.cmd.join(" "),
@@ -162,16 +175,17 @@ mod tests {
     fn a_cpu_probe_through_the_wrapper() {
         let request = ProbeRequest {
             epochs: Some(2),
+            min_efficiency: Some(85),
             shm_size: Some(7),
             timeout: Duration::from_millis(10),
-            ..ProbeRequest::new("train:dev", Backend::Cpu { nproc: 2 })
+            ..ProbeRequest::new(Backend::Cpu { nproc: 2 })
         };
         let spec = run_spec(&request, "sha256:1", Some("/opt/run"), None);
         assert_eq!(spec.entrypoint, ["/opt/run"]);
         assert!(
             spec.cmd
                 .join(" ")
-                .ends_with("--backend=gloo --timeout=1 --epochs=2")
+                .ends_with("--backend=gloo --timeout=1 --epochs=2 --min-efficiency=0.85")
         );
         assert_eq!(
             (spec.gpus, spec.lift_limits, spec.shm_size),
@@ -182,7 +196,7 @@ mod tests {
     #[test]
     fn the_files_are_what_the_script_imports() {
         let spec = run_spec(
-            &ProbeRequest::new("x", Backend::Cpu { nproc: 1 }),
+            &ProbeRequest::new(Backend::Cpu { nproc: 1 }),
             "x",
             None,
             None,

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::{
     output::{Check, RankResult, Summary},
-    report::{Failure, ProbeReport},
+    report::{Failure, Place, ProbeReport},
 };
 
 /// How many lines of stderr are shown; the JSON has more.
@@ -13,8 +13,15 @@ const HEADS: [&str; 5] = ["rank", "device", "samples/s", "checks", "loss"];
 
 impl fmt::Display for ProbeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = self.image.id.get(..19).unwrap_or(&self.image.id);
-        writeln!(f, "image {} ({id})", self.image.name)?;
+        match &self.place {
+            Place::Container { image, .. } => {
+                let id = image.id.get(..19).unwrap_or(&image.id);
+                writeln!(f, "image {} ({id})", image.name)?;
+            }
+            Place::Host { hostname, python } => {
+                writeln!(f, "host {hostname} ({})", python.display())?;
+            }
+        }
         if let Some(note) = &self.note {
             writeln!(f, "*** {note} ***")?;
         }
@@ -123,8 +130,43 @@ fn facts(summary: &Summary) -> String {
     if !figures.is_empty() {
         let _ = writeln!(text, "{}", figures.join(", "));
     }
+    text.push_str(&speed(summary));
     for (name, value) in &summary.env {
-        let _ = writeln!(text, "set in the container: {name}={value}");
+        let _ = writeln!(text, "set in the environment: {name}={value}");
+    }
+    text
+}
+
+/// How fast the ranks talk and train together.
+fn speed(summary: &Summary) -> String {
+    let mut text = String::new();
+    let best = summary
+        .bandwidth
+        .iter()
+        .max_by(|a, b| a.bus_gb_s.total_cmp(&b.bus_gb_s));
+    if let Some(best) = best {
+        let via: Vec<&str> = summary.transports.keys().map(String::as_str).collect();
+        let via = match via.is_empty() {
+            true => String::new(),
+            false => format!(" via {}", via.join(", ")),
+        };
+        let size = binary_size(best.bytes);
+        let _ = writeln!(text, "bus {:.1} GB/s at {size}{via}", best.bus_gb_s);
+    }
+    if let Some(last) = summary.scaling.last().filter(|last| last.ranks > 1) {
+        let steps: Vec<String> = summary
+            .scaling
+            .iter()
+            .map(|row| format!("{:.0}/s on {}", row.samples_per_s, row.ranks))
+            .collect();
+        let model = summary.model.as_deref().unwrap_or("the model");
+        let _ = writeln!(
+            text,
+            "{model}: {}: {:.2}x of {}x",
+            steps.join(", "),
+            last.speedup,
+            last.ranks
+        );
     }
     text
 }
@@ -166,6 +208,14 @@ fn failed(failure: &Failure, report: &ProbeReport) -> String {
     if let Some(fix) = &failure.fix {
         let _ = writeln!(text, "  hint: {fix}");
     }
+    let evidence = failure.rank.and_then(|rank| {
+        let failed = report.ranks.iter().find(|result| result.rank == rank)?;
+        (!failed.evidence.is_empty()).then_some(&failed.evidence)
+    });
+    for (n, line) in evidence.into_iter().flatten().enumerate() {
+        let head = if n == 0 { "nccl: " } else { "      " };
+        let _ = writeln!(text, "  {head}{line}");
+    }
     let skipped = report.stderr.len().saturating_sub(STDERR_LINES);
     if !report.stderr.is_empty() {
         text.push_str("  last lines:\n");
@@ -193,7 +243,7 @@ mod tests {
 
         torch 2.15.0, Python 3.11.2
         201.0 samples/s in all, /dev/shm 2.0 GiB
-        set in the container: NCCL_DEBUG=INFO
+        set in the environment: NCCL_DEBUG=INFO
 
         PASS on CPU (gloo): proves the software path, not the GPUs (2 ranks, gloo, 12.3 s)
         ");
@@ -216,7 +266,7 @@ mod tests {
 
         torch 2.15.0, Python 3.11.2
         201.0 samples/s in all, /dev/shm 2.0 GiB
-        set in the container: NCCL_DEBUG=INFO
+        set in the environment: NCCL_DEBUG=INFO
 
         FAIL  2 ranks, gloo, 12.3 s
           why:  rank 1 in dataloader_shm: shm happened [shm]

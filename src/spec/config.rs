@@ -249,10 +249,15 @@ impl Reader<'_> {
                 "shm_size" => {
                     probe.shm_size = Some(self.checked(value, "probe: shm_size", check::size)?)
                 }
+                "min_efficiency" => {
+                    probe.min_efficiency =
+                        Some(self.source.number(value, "probe: min_efficiency", 100)?)
+                }
                 _ => {
-                    return self
-                        .source
-                        .unknown_key(key, &["gpus", "nproc", "timeout", "shm_size"]);
+                    return self.source.unknown_key(
+                        key,
+                        &["gpus", "nproc", "timeout", "shm_size", "min_efficiency"],
+                    );
                 }
             }
         }

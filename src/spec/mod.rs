@@ -108,6 +108,8 @@ pub struct ProbeSpec {
     pub timeout: Option<u64>,
     /// The size of `/dev/shm` in bytes.
     pub shm_size: Option<u64>,
+    /// The least speed-up that passes, in percent of the number of ranks.
+    pub min_efficiency: Option<u32>,
 }
 
 /// What flags or an imgbuild.yaml set; everything else stays as it is.

@@ -110,6 +110,7 @@ fn over(file: Overrides, flags: Overrides) -> Overrides {
             nproc: flags.probe.nproc.or(file.probe.nproc),
             timeout: flags.probe.timeout.or(file.probe.timeout),
             shm_size: flags.probe.shm_size.or(file.probe.shm_size),
+            min_efficiency: flags.probe.min_efficiency.or(file.probe.min_efficiency),
         },
     }
 }

@@ -399,9 +399,60 @@ fn the_whole_job_with_torch() {
     ]);
     small_shm.expect(4);
     assert!(small_shm.stdout.contains("[shm]"), "{}", small_shm.stdout);
+    // Four ranks share the machine's CPUs and a model too small to be worth it.
+    let slow = project.imgbuild(&[
+        "probe",
+        "it-docker:torch",
+        "--cpu",
+        "--nproc",
+        "4",
+        "--min-efficiency",
+        "100",
+    ]);
+    slow.expect(4);
+    assert!(slow.stdout.contains("[slow-scaling]"), "{}", slow.stdout);
+    on_the_host();
     assert_eq!(left_behind("it-docker:torch"), "");
     interrupted(&project);
     assert_eq!(left_behind("it-docker:torch"), "");
+}
+
+/// `--runtime host` on a machine that has torch: the image itself, as seen from inside.
+fn on_the_host() {
+    let program = format!("{}:/imgbuild:ro", env!("CARGO_BIN_EXE_imgbuild"));
+    let inside = |flags: &[&str]| {
+        let run = [
+            "run",
+            "--rm",
+            "-h",
+            "node7",
+            "-v",
+            &program,
+            "--shm-size=1g",
+        ];
+        let probe = [
+            "it-docker:torch",
+            "/imgbuild",
+            "-q",
+            "probe",
+            "--runtime",
+            "host",
+        ];
+        docker(&[&run[..], &probe[..], flags].concat())
+    };
+    let report = inside(&["--cpu", "--nproc", "2", "--format", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["verdict"], "PASS", "{report}");
+    assert_eq!(report["proves"], "software-path");
+    assert_eq!(report["runtime"], "host");
+    assert_eq!(report["hostname"], "node7");
+    let summary = &report["summary"];
+    assert_eq!(summary["scaling"].as_array().unwrap().len(), 2, "{summary}");
+    let sizes = summary["bandwidth"].as_array().unwrap();
+    assert!(
+        sizes.iter().all(|row| row["bus_gb_s"].as_f64() > Some(0.0)),
+        "{summary}"
+    );
 }
 
 /// The packages of the project's lock: URL and sha256, sorted.
