@@ -29,6 +29,9 @@ except Exception as error:  # a broken torch fails in many ways: reported like a
 
 CPU_NOTE = "CPU (gloo): proves the software path, not the GPUs"
 STRAY = ("NCCL_", "TORCH_NCCL_", "GLOO_", "CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "LD_PRELOAD")
+# Facts about an image, which change nothing.
+HARMLESS = {"NCCL_VERSION", "CUDA_VERSION", "CUDA_HOME", "NVIDIA_PRODUCT_NAME", "NVIDIA_DRIVER_CAPABILITIES"}
+HARMLESS |= {name for name in os.environ if name.startswith("NVIDIA_REQUIRE_")}
 SET_BY_TORCHRUN = {"NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
 
 
@@ -62,7 +65,7 @@ def shm_size():
 def stray_variables(env):
     """Variables that change what CUDA, NCCL or the loader do, less those torchrun itself sets."""
     own = env.get("NCCL_DEBUG_FILE") == OWN_NCCL_LOG
-    names = [name for name in sorted(env) if name.startswith(STRAY)]
+    names = [name for name in sorted(env) if name.startswith(STRAY) and name not in HARMLESS]
     names = [name for name in names if not (own and name.startswith("NCCL_DEBUG"))]
     return {n: shorten(env[n], 200) for n in names if not (n in SET_BY_TORCHRUN and env[n] == "1")}
 

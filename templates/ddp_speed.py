@@ -131,14 +131,18 @@ def resnet50(width):
     return nn.Sequential(*layers, *head)
 
 
-def shape(run):
+def shape(run, gather):
     """(width, image side, batch a rank, warm-up steps, timed steps): a real job's, or a token one."""
-    return (64, 224, 64, 10, 40) if run.gpu else (8, 32, 4, 1, 2)
+    if not run.gpu:
+        return 8, 32, 4, 1, 2
+    # A batch that keeps a large GPU busy, and fits into the smallest one here.
+    smallest = min(gather(run, run.gpu["total_memory"]))
+    return 64, 224, 192 if smallest > 30 << 30 else 48, 8, 30
 
 
-def time_steps(run, group):
+def time_steps(run, group, shape):
     """Seconds for the timed steps of ResNet-50 under DDP in this group of ranks."""
-    width, side, batch, warm, steps = shape(run)
+    width, side, batch, warm, steps = shape
     torch.manual_seed(0)
     model = resnet50(width).to(run.device, memory_format=torch.channels_last)
     devices = [run.device.index] if run.gpu else None
@@ -180,12 +184,12 @@ def check_scaling(run, gather, barrier):
         counts = [1 << n for n in range(run.world.bit_length()) if 1 << n < run.world] + [run.world]
     benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
-    width, side, batch, _, steps = shape(run)
+    job = width, side, batch, _, steps = shape(run, gather)
     try:
         for count in counts:
             run.beat(f"{count} ranks")
             group = dist.new_group(list(range(count)))
-            seconds = time_steps(run, group) if run.rank < count else 0
+            seconds = time_steps(run, group, job) if run.rank < count else 0
             barrier(run)
             slowest = max(gather(run, seconds))
             speed = count * batch * steps / slowest
