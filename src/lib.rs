@@ -1,9 +1,9 @@
 //! imgbuild turns a conda environment file into a layered OCI image and proves that it trains.
 //!
 //! The stages follow each other in one direction; see ARCHITECTURE.md:
-//! [`spec`] -> [`lock`] -> [`plan`] -> [`package`] -> [`layer`] -> [`image`] -> [`sink`], then
-//! [`probe`]. [`build`] walks the way once. I/O lives at the edge: [`fetch`], [`store`],
-//! [`base`], [`registry`], [`docker`], and [`cli`].
+//! [`spec`] -> [`lock`] -> [`plan`] -> [`package`] and [`wheel`] -> [`layer`] -> [`image`] ->
+//! [`sink`], then [`probe`]. [`build`] walks the way once. I/O lives at the edge: [`fetch`],
+//! [`store`], [`base`], [`registry`], [`docker`], and [`cli`].
 
 pub mod base;
 pub mod build;
@@ -24,3 +24,4 @@ pub mod report;
 pub mod sink;
 pub mod spec;
 pub mod store;
+pub mod wheel;
