@@ -15,3 +15,4 @@ mod push;
 mod registry;
 mod support;
 mod validator;
+mod wheel_install;
