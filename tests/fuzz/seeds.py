@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -107,6 +108,9 @@ def main():
         kind = b"\0" if path.suffix == ".conda" else b"\1"
         if path.name.endswith((".conda", ".tar.bz2")) and path.stat().st_size <= SMALL:
             write("conda-package", path.name, kind + path.read_bytes())
+    subprocess.run([sys.executable, ROOT / "tests/support/make_wheels.py", out / "wheel"], check=True)
+    for path in (out / "wheel").glob("*/*.whl"):
+        path.rename(out / "wheel" / path.name)
     write("probe-output", "usual", 'IMGBUILD_PROBE_RANK {"rank": 0}\nTraceback (most recent call last):\n')
     write("lock", "own", LOCK)
 
