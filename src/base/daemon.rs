@@ -149,6 +149,7 @@ mod tests {
             store: fixture.store.clone(),
             reporter: fixture.reporter.clone(),
             platform: Platform::linux_amd64(),
+            offline: false,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -160,7 +161,7 @@ mod tests {
                 Ok(Docker::connect_with_http(&host, 10, bollard::API_DEFAULT_VERSION).unwrap())
             };
             let source = BaseSource::DockerDaemon(name.into());
-            runtime.block_on(loader.load(&source, docker))
+            runtime.block_on(loader.load(&source, None, docker))
         };
         let first = load("base:1").unwrap();
         let again = load("base:1").unwrap();

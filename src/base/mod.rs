@@ -122,11 +122,16 @@ pub struct Loader {
     pub reporter: Reporter,
     /// The platform to choose out of an index, and that the image must be for.
     pub platform: Platform,
+    /// No registry is asked: an image must be pinned and in the store.
+    pub offline: bool,
 }
 
 impl Loader {
     /// Loads a base image: its layers are in the store afterwards, under verified digests. A blob
     /// that the store has is neither fetched nor copied again.
+    ///
+    /// A registry's image is the one that `pin` names, wherever its tag points by now; a pinned
+    /// image that the store has whole is not asked for at all.
     ///
     /// `docker` is only awaited for [`BaseSource::DockerDaemon`]. Diff ids are those that the
     /// image claims; [`tree::BaseTree::scan`] verifies them, for it reads every layer anyway.
@@ -136,11 +141,12 @@ impl Loader {
     pub async fn load(
         &self,
         source: &BaseSource,
+        pin: Option<&Digest>,
         docker: impl Future<Output = Result<bollard::Docker>>,
     ) -> Result<BaseImage> {
         let base = match source {
             BaseSource::Scratch => return Ok(BaseImage::scratch()),
-            BaseSource::Registry(reference) => registry::pull(reference, self).await?,
+            BaseSource::Registry(reference) => registry::pull(reference, pin, self).await?,
             BaseSource::DockerDaemon(name) => daemon::load(name, &docker.await?, self).await?,
             local => {
                 let (loader, local) = (self.clone(), local.clone());
@@ -151,6 +157,14 @@ impl Loader {
             name: base.name.or_else(|| Some(source.to_string())),
             ..base
         })
+    }
+
+    /// The digest that [`Loader::load`] would give a registry's image now; no layer is fetched.
+    ///
+    /// # Errors
+    /// When the registry cannot be reached, refuses, or has no such image.
+    pub async fn resolve(&self, reference: &str) -> Result<Digest> {
+        registry::resolve(reference, self).await
     }
 
     fn load_local(&self, source: &BaseSource) -> Result<BaseImage> {

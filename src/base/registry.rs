@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result, chain},
     registry::{
         failure::{Failure, Retry, interrupted},
-        remote::Remote,
+        remote::{Remote, parse_reference},
     },
     store::{BlobWriter, Store},
 };
@@ -31,41 +31,108 @@ const MANIFESTS: [&str; 4] = [
     media::DOCKER_MANIFEST,
 ];
 
-/// Pulls the image of a reference for the loader's platform.
+/// Pulls the image of a reference for the loader's platform; with a pin, the image of that digest.
 ///
 /// # Errors
 /// When the registry cannot be reached, refuses, has no such image, or sends other bytes than the
 /// manifest says.
-pub(super) async fn pull(reference: &str, loader: &Loader) -> Result<BaseImage> {
-    let remote = Remote::connect(reference, RegistryOperation::Pull, &loader.reporter).await?;
-    pull_from(&remote, loader).await
+pub(super) async fn pull(
+    reference: &str,
+    pin: Option<&Digest>,
+    loader: &Loader,
+) -> Result<BaseImage> {
+    let name = parse_reference(reference)?.whole();
+    if let Some((digest, manifest, config)) = pin.and_then(|pin| kept(pin, loader)) {
+        return finish(&name, (digest, &manifest), &config, loader);
+    }
+    pull_from(&connect(reference, loader).await?, pin, loader).await
 }
 
-async fn pull_from(remote: &Remote, loader: &Loader) -> Result<BaseImage> {
+async fn pull_from(remote: &Remote, pin: Option<&Digest>, loader: &Loader) -> Result<BaseImage> {
     let name = remote.reference().whole();
     let place = |error: Error| error.at(&name);
-    let (digest, manifest) = find(remote, loader).await?;
-    let mut layers = manifest.layers().map_err(place)?;
+    let (digest, manifest) = find(remote, pin, loader).await?;
+    let layers = manifest.layers().map_err(place)?;
     let config = config(remote, &manifest.config, loader).await?;
-    let (config, diff_ids) = manifest::read_config(&config, &loader.platform).map_err(place)?;
+    // Refused before the layers are fetched.
+    manifest::read_config(&config, &loader.platform).map_err(place)?;
     fetch_layers(remote, &layers, loader).await?;
+    finish(&name, (digest, &manifest), &config, loader)
+}
+
+/// The digest of the manifest that a reference leads to for the loader's platform.
+///
+/// # Errors
+/// As [`pull`], but for the layers.
+pub(super) async fn resolve(reference: &str, loader: &Loader) -> Result<Digest> {
+    let remote = connect(reference, loader).await?;
+    find(&remote, None, loader).await.map(|(digest, _)| digest)
+}
+
+async fn connect(reference: &str, loader: &Loader) -> Result<Remote> {
+    if loader.offline {
+        return Err(Error::environment("the base image is not in the cache")
+            .at(reference)
+            .why("--offline: no registry is asked")
+            .hint("run once without --offline"));
+    }
+    Remote::connect(reference, RegistryOperation::Pull, &loader.reporter).await
+}
+
+/// A pinned image that the store has whole.
+fn kept(pin: &Digest, loader: &Loader) -> Option<(Digest, Manifest, Vec<u8>)> {
+    let store = &loader.store;
+    let document = store
+        .blob_path(pin)
+        .exists()
+        .then(|| store.read_blob(pin).ok())?;
+    let Document::Manifest(manifest) = Document::parse(&document?).ok()? else {
+        return None;
+    };
+    let here = |layer: &LayerBlob| store.has_blob(&layer.digest, layer.size);
+    let config = manifest.config.digest().ok()?;
+    let whole =
+        store.has_blob(&config, manifest.config.size) && manifest.layers().ok()?.iter().all(here);
+    let config = whole.then(|| store.read_blob(&config).ok())??;
+    Some((*pin, manifest, config))
+}
+
+fn finish(
+    name: &str,
+    (digest, manifest): (Digest, &Manifest),
+    config: &[u8],
+    loader: &Loader,
+) -> Result<BaseImage> {
+    let place = |error: Error| error.at(name);
+    let mut layers = manifest.layers().map_err(place)?;
+    let (config, diff_ids) = manifest::read_config(config, &loader.platform).map_err(place)?;
     media::correct(&mut layers, &loader.store, &loader.reporter).map_err(place)?;
     let base = manifest::assemble(config, layers, diff_ids, digest).map_err(place)?;
     Ok(BaseImage {
-        name: Some(name),
+        name: Some(name.to_owned()),
         ..base
     })
 }
 
-/// Follows the tag to the manifest of the platform.
-async fn find(remote: &Remote, loader: &Loader) -> Result<(Digest, Manifest)> {
+/// Follows the tag, or the pin, to the manifest of the platform, which the store has afterwards.
+async fn find(
+    remote: &Remote,
+    pin: Option<&Digest>,
+    loader: &Loader,
+) -> Result<(Digest, Manifest)> {
     let name = remote.reference().whole();
-    let mut at = remote.reference().clone();
+    let mut at = match pin {
+        Some(pin) => remote.reference().clone_with_digest(pin.to_string()),
+        None => remote.reference().clone(),
+    };
     for _ in 0..MAX_DEPTH {
         let (digest, bytes) = document(remote, &at).await?;
         let parsed = Document::parse(&bytes).map_err(|e| e.at(&name))?;
         let entries = match parsed {
-            Document::Manifest(manifest) => return Ok((digest, manifest)),
+            Document::Manifest(manifest) => {
+                loader.store.put_blob(&bytes)?;
+                return Ok((digest, manifest));
+            }
             Document::Index(entries) => entries,
         };
         let chosen = manifest::choose(&entries, &loader.platform, None, false);

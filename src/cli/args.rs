@@ -6,6 +6,8 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
 use crate::{
     base::BaseSource,
+    error::{Error, Exit},
+    lock,
     sink::Output,
     spec::{CodeSpec, MinicondaChoice, Overrides, ProbeSpec, check, words},
 };
@@ -58,6 +60,45 @@ pub(super) struct LockArgs {
     /// The CUDA version that the machines which run the image offer, such as 12.9.
     #[arg(long, value_name = "VERSION", value_parser = check::cuda)]
     pub cuda: Option<String>,
+    /// The base image [default: docker.io/library/debian:bookworm-slim].
+    #[arg(long, value_name = "IMAGE")]
+    pub base: Option<BaseSource>,
+    /// Move this package and what it needs, and nothing else; may be given more than once.
+    #[arg(long, value_name = "PACKAGE", conflicts_with = "locked")]
+    pub update: Vec<String>,
+    /// Lock the base image that the tag points to by now.
+    #[arg(long, conflicts_with = "locked")]
+    pub update_base: bool,
+    /// Choose everything anew, as if there was no lock.
+    #[arg(long, conflicts_with_all = ["locked", "update", "update_base"])]
+    pub update_all: bool,
+    #[command(flatten)]
+    pub locking: LockingArgs,
+}
+
+/// How the lock is used and renewed.
+#[derive(Group, Clone)]
+#[command(next_help_heading = "Locking")]
+pub(super) struct LockingArgs {
+    /// Fail when the lock does not answer the environment file, and write none.
+    #[arg(long)]
+    pub locked: bool,
+    /// Ask nothing of the network: use what the cache has.
+    #[arg(long)]
+    pub offline: bool,
+    /// Packages published later do not count: a day, in UTC, or an RFC 3339 time.
+    #[arg(long, value_name = "DATE", value_parser = lock::cutoff)]
+    pub exclude_newer: Option<jiff::Timestamp>,
+}
+
+impl LockingArgs {
+    /// An error with the way out where being offline is the reason.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        match self.offline && error.exit() == Exit::Environment {
+            true => error.hint("the cache does not have it: run once without --offline"),
+            false => error,
+        }
+    }
 }
 
 #[derive(Group)]
@@ -123,6 +164,8 @@ pub(super) struct BuildArgs {
     /// The settings file [default: imgbuild.yaml beside the environment file].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub locking: LockingArgs,
     #[command(flatten)]
     pub job: JobArgs,
 }
@@ -233,6 +276,7 @@ impl LockArgs {
             config: self.config.clone(),
             miniconda: miniconda(self.miniconda),
             cuda: cuda(self.cuda.as_ref()),
+            base: self.base.clone(),
             ..Overrides::default()
         }
     }

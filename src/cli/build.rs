@@ -5,17 +5,15 @@ use std::{num::NonZeroUsize, process::ExitCode, thread};
 use super::{
     args::{BuildArgs, Format},
     interruptible,
-    lock::Locker,
+    lock::{Locker, channels, client},
     print, probe, push, runtime, stoppable, warn_all,
 };
 use crate::{
-    base::{Loader, Platform},
     build::{self, Tools},
     docker,
     error::Result,
     image::Image,
     layer::Compressors,
-    lock,
     report::{Reporter, human_bytes},
     sink::{Output, OutputKind, sweep_unfinished, write_archive, write_layout},
     spec::ImageSpec,
@@ -69,22 +67,18 @@ fn make(
     runtime: &tokio::runtime::Runtime,
     reporter: &Reporter,
 ) -> Result<Image> {
-    let client = lock::http_client()?;
+    let channels = channels(spec)?;
+    let client = client(&channels, &args.locking)?;
     let locker = Locker {
         spec,
         store,
         client: &client,
         runtime: runtime.handle(),
         reporter,
+        channels: &channels,
+        locking: &args.locking,
     };
-    let lock = locker.current(&args.env)?;
-    let loader = Loader {
-        store: store.clone(),
-        reporter: reporter.clone(),
-        platform: Platform::linux_amd64(),
-    };
-    let daemon = async { Ok(docker::connect().await?.docker) };
-    let base = runtime.block_on(loader.load(&spec.base, daemon))?;
+    let (lock, base) = locker.current(&args.env)?;
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let tools = Tools {
         store,
@@ -94,7 +88,7 @@ fn make(
         compressors: &Compressors::new(threads),
         threads: threads.get(),
     };
-    let image = build::build(spec, &lock, &base, &tools)?;
+    let image = build::build(spec, &lock, &base, &tools).map_err(|e| args.locking.explain(e))?;
     reporter.step(format!(
         "Image  {} ({} layers, {})",
         image.digest,

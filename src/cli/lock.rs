@@ -1,49 +1,85 @@
 //! `imgbuild lock`, and the lock that `imgbuild build` starts from.
 
-use std::{
-    fs,
-    io::{self, Write},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::Path, process::ExitCode};
 
-use rattler_conda_types::{MatchSpec, Subdir};
 use reqwest_middleware::ClientWithMiddleware;
 use tokio::runtime::Handle;
 
-use super::{args::LockArgs, print, runtime};
+use super::{
+    args::{LockArgs, LockingArgs},
+    lock_file, print, runtime,
+};
 use crate::{
+    base::{BaseImage, BaseSource, Loader, Platform},
+    digest::Digest,
     error::{Error, Result},
     fetch,
-    lock::{self, Lock, LockedEnv, SolveRequest, VirtualPackages},
+    lock::{
+        self, Channels, Conditions, Lock, LockedBase, LockedEnv, SolveRequest, Unmet,
+        VirtualPackages, Wanted, WantedSpec,
+    },
     report::Reporter,
-    spec::{ImageSpec, Spec},
+    spec::{ImageSpec, Spec, source::nearest},
     store::Store,
 };
-
-/// The platform of every image, until there is a choice.
-const PLATFORM: Subdir = Subdir::Linux64;
 
 pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
     let spec = ImageSpec::resolve(&args.env, args.overrides())?;
     super::warn_all(&spec.warnings, reporter);
     let runtime = runtime()?;
+    let channels = channels(&spec)?;
+    let update = Update {
+        packages: args.update,
+        base: args.update_base,
+        all: args.update_all,
+    };
     let locker = Locker {
         spec: &spec,
         store: &Store::open(Store::default_root()?)?,
-        client: &lock::http_client()?,
+        client: &client(&channels, &args.locking)?,
         runtime: runtime.handle(),
         reporter,
+        channels: &channels,
+        locking: &args.locking,
     };
-    let path = lock_path(&args.env);
-    super::stoppable(&runtime, reporter, || {}, || locker.write(&path))?;
+    let path = lock_file::path_for(&args.env);
+    super::stoppable(
+        &runtime,
+        reporter,
+        || {},
+        || match args.locking.locked {
+            true => locker.check(&path),
+            false => locker.renew(&path, &update),
+        },
+    )?;
     print(path.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// `env.yml` -> `env.lock.yml`, beside it.
-fn lock_path(env: &Path) -> PathBuf {
-    env.with_extension("lock.yml")
+/// The channels that an environment file names, with the variables of this process.
+pub(super) fn channels(spec: &ImageSpec) -> Result<Channels> {
+    let miniconda = spec.miniconda.as_ref().map(|m| m.specs.as_slice());
+    let specs: Vec<&[Spec]> = [Some(spec.env.specs.as_slice()), miniconda]
+        .into_iter()
+        .flatten()
+        .collect();
+    Channels::resolve(&spec.env, &specs, |name| std::env::var(name).ok())
+}
+
+/// The client for channels and packages.
+pub(super) fn client(channels: &Channels, locking: &LockingArgs) -> Result<ClientWithMiddleware> {
+    lock::http_client(&lock::ClientOptions {
+        offline: locking.offline,
+        logins: channels.logins.clone(),
+    })
+}
+
+/// What `imgbuild lock` is to move.
+#[derive(Default)]
+struct Update {
+    packages: Vec<String>,
+    base: bool,
+    all: bool,
 }
 
 /// What locking needs.
@@ -53,125 +89,335 @@ pub(super) struct Locker<'a> {
     pub client: &'a ClientWithMiddleware,
     pub runtime: &'a Handle,
     pub reporter: &'a Reporter,
+    pub channels: &'a Channels,
+    pub locking: &'a LockingArgs,
+}
+
+/// Why a lock does not answer any more.
+struct Stale {
+    packages: Vec<Unmet>,
+    base: Option<Unmet>,
 }
 
 impl Locker<'_> {
-    /// The lock beside the environment file if it still answers it, else a new one.
-    pub(super) fn current(&self, env: &Path) -> Result<Lock> {
-        let path = lock_path(env);
-        let Some(lock) = read(&path)? else {
+    /// The lock beside the environment file if it still answers it, else a new one; and the base
+    /// image that it names.
+    pub(super) fn current(&self, env: &Path) -> Result<(Lock, BaseImage)> {
+        let path = lock_file::path_for(env);
+        let Some(old) = lock_file::read(&path)? else {
+            self.refuse_if_locked(&path)?;
+            let base = self.load_base(None)?;
             self.reporter.step(format!("No {} yet", path.display()));
-            return self.write(&path);
+            return Ok((self.write(&path, None, base.digest, &[])?, base));
         };
-        match self.stale(&lock)? {
-            None => Ok(lock),
-            Some(reason) => {
-                self.reporter
-                    .step(format!("Renewing {}: {reason}", path.display()));
-                self.write(&path)
+        let base = self.load_base(Some(&old))?;
+        let stale = self.stale(&old, base.digest.as_ref())?;
+        let reasons: Vec<&Unmet> = stale.packages.iter().chain(&stale.base).collect();
+        let Some(first) = reasons.first() else {
+            return Ok((old, base));
+        };
+        if self.locking.locked {
+            return Err(self.disagrees(&path, &reasons));
+        }
+        let more = match reasons.len() {
+            1 => String::new(),
+            n => format!("; and {} more reasons", n - 1),
+        };
+        self.reporter.step(format!(
+            "Renewing {}: {}{more}",
+            path.display(),
+            first.in_file(&self.spec.env.file)
+        ));
+        let lock = if stale.packages.is_empty() {
+            let new = Lock {
+                base: self.locked_base(base.digest),
+                ..old.clone()
+            };
+            self.save(&path, Some(&old), &new)?
+        } else {
+            self.write(&path, Some(&old), base.digest, &[])?
+        };
+        Ok((lock, base))
+    }
+
+    /// `imgbuild lock --locked`: fails when the lock does not answer, and writes nothing.
+    fn check(&self, path: &Path) -> Result<()> {
+        let Some(lock) = lock_file::read(path)? else {
+            return self.refuse_if_locked(path);
+        };
+        let found = match &self.spec.base {
+            BaseSource::Registry(_) => {
+                self.say_if_moved(lock.base.as_ref());
+                None
             }
+            _ => self.load_base(Some(&lock))?.digest,
+        };
+        let stale = self.stale(&lock, found.as_ref())?;
+        let reasons: Vec<&Unmet> = stale.packages.iter().chain(&stale.base).collect();
+        match reasons.is_empty() {
+            true => Ok(()),
+            false => Err(self.disagrees(path, &reasons)),
         }
     }
 
-    fn stale(&self, lock: &Lock) -> Result<Option<String>> {
-        let channels = self.channels()?;
-        let urls: Vec<String> = channels.iter().map(|c| c.base_url.to_string()).collect();
-        let reason = lock::unsatisfied(&lock.env, &urls, &match_specs(&self.spec.env.specs));
-        if reason.is_some() {
-            return Ok(reason);
-        }
-        Ok(match (&self.spec.miniconda, &lock.miniconda) {
-            (None, _) => None,
-            (Some(_), None) => Some("it has no Miniconda base".into()),
-            (Some(wanted), Some(locked)) => {
-                lock::unsatisfied(locked, &urls, &match_specs(&wanted.specs))
+    /// `imgbuild lock`: solves, and keeps what the lock has unless it is to move.
+    fn renew(&self, path: &Path, update: &Update) -> Result<()> {
+        let old = match lock_file::read(path) {
+            Ok(old) => old,
+            Err(e) if e.exit() == crate::error::Exit::Input => {
+                self.reporter
+                    .step(format!("Writing {} anew: {e}", path.display()));
+                None
             }
+            Err(e) => return Err(e),
+        };
+        let kept = old.as_ref().filter(|_| !update.all);
+        update_is_locked(&update.packages, kept)?;
+        let pinned = kept
+            .and_then(|lock| self.pin(lock))
+            .filter(|_| !update.base);
+        let digest = match (&self.spec.base, pinned) {
+            (BaseSource::Registry(_), Some(pinned)) => {
+                self.say_if_moved(Some(pinned));
+                Some(pinned.digest)
+            }
+            (BaseSource::Registry(reference), None) => {
+                Some(self.runtime.block_on(self.loader().resolve(reference))?)
+            }
+            _ => self.load_base(kept)?.digest,
+        };
+        let new = self.solve_all(kept, digest, &update.packages)?;
+        self.save(path, old.as_ref(), &new).map(drop)
+    }
+
+    fn write(
+        &self,
+        path: &Path,
+        old: Option<&Lock>,
+        base: Option<Digest>,
+        update: &[String],
+    ) -> Result<Lock> {
+        let new = self.solve_all(old, base, update)?;
+        self.save(path, old, &new)
+    }
+
+    /// Solves all environments, with the packages of `old` where they still fit.
+    fn solve_all(
+        &self,
+        old: Option<&Lock>,
+        base: Option<Digest>,
+        update: &[String],
+    ) -> Result<Lock> {
+        let target = self.target(old);
+        let conditions = self.conditions(&target, old)?;
+        if self.locking.exclude_newer.is_none()
+            && let Some(time) = conditions.exclude_newer
+        {
+            self.reporter.step(format!(
+                "Packages after {time} do not count, as the lock says; --update-all ends that"
+            ));
+        }
+        let solve = |specs: &[Spec], old: Option<&LockedEnv>| {
+            let keep = old.map(|env| lock::keep(env, &self.channels.wanted, update));
+            let specs = self.channels.specs(specs);
+            let specs: Vec<_> = specs.into_iter().map(|wanted| wanted.spec).collect();
+            let request = SolveRequest {
+                channels: &self.channels.list,
+                specs: &specs,
+                platform: lock_file::PLATFORM,
+                virtual_packages: &target,
+                exclude_newer: conditions.exclude_newer,
+                keep: keep.as_deref().unwrap_or_default(),
+                channel_priority: conditions.channel_priority,
+                offline: self.locking.offline,
+            };
+            let solving = lock::solve(request, self.client.clone(), self.store);
+            let solved = self.runtime.block_on(solving);
+            solved.map_err(|e| self.locking.explain(e))
+        };
+        let below = old.and_then(|lock| lock.miniconda.as_ref());
+        Ok(Lock {
+            env: solve(&self.spec.env.specs, old.map(|lock| &lock.env))?,
+            miniconda: match &self.spec.miniconda {
+                Some(miniconda) => Some(solve(&miniconda.specs, below)?),
+                None => None,
+            },
+            base: self.locked_base(base),
+            conditions,
         })
     }
 
-    /// Solves and writes the lock; what is returned is what the file says, so that a build gives
-    /// the same digest with and without it.
-    fn write(&self, path: &Path) -> Result<Lock> {
-        let solved = Lock {
-            env: self.solve(&self.spec.env.specs)?,
-            miniconda: match &self.spec.miniconda {
-                Some(miniconda) => Some(self.solve(&miniconda.specs)?),
-                None => None,
-            },
-        };
-        let environments = [Some(&solved.env), solved.miniconda.as_ref()];
-        for record in environments.iter().flatten().flat_map(|env| env.packages()) {
+    fn save(&self, path: &Path, old: Option<&Lock>, new: &Lock) -> Result<Lock> {
+        let mut count = 0;
+        for env in new.environments() {
+            count += env.packages().len() + env.wheels().len();
             // A lock without it would be refused when it is read.
-            fetch::sha256_of(record)?;
+            env.packages()
+                .iter()
+                .try_for_each(|record| fetch::sha256_of(record).map(drop))?;
         }
-        let text = lock::render(&solved, PLATFORM)?;
-        write_whole(path, text.as_bytes()).map_err(|e| Error::io("write", path, e))?;
-        self.reporter.step(format!(
-            "Locked {} packages in {}",
-            solved.env.packages().len() + solved.miniconda.map_or(0, |m| m.packages().len()),
-            path.display()
-        ));
-        parse(&text, path)
+        let written = lock_file::save(path, new)?;
+        for line in old
+            .map(|old| lock::changes(old, &written))
+            .unwrap_or_default()
+        {
+            self.reporter.step(line);
+        }
+        self.reporter
+            .step(format!("Locked {count} packages in {}", path.display()));
+        Ok(written)
     }
 
-    fn solve(&self, specs: &[Spec]) -> Result<LockedEnv> {
-        let request = SolveRequest {
-            channels: &self.channels()?,
-            specs: &match_specs(specs),
-            platform: PLATFORM,
-            virtual_packages: &VirtualPackages {
-                cuda: self.spec.cuda.clone(),
-                glibc: std::env::var("CONDA_OVERRIDE_GLIBC").ok(),
-            },
-            exclude_newer: None,
-            keep: &[],
+    fn stale(&self, lock: &Lock, base: Option<&Digest>) -> Result<Stale> {
+        let specs = self.channels.specs(&self.spec.env.specs);
+        let miniconda = self.spec.miniconda.as_ref();
+        let miniconda: Option<Vec<WantedSpec>> =
+            miniconda.map(|miniconda| self.channels.specs(&miniconda.specs));
+        let wanted = Wanted {
+            channels: &self.channels.wanted,
+            specs: &specs,
+            miniconda: miniconda.as_deref(),
+            pip: &self.spec.env.pip,
+            conditions: &self.conditions(&self.target(Some(lock)), Some(lock))?,
         };
-        let solving = lock::solve(request, self.client.clone(), self.store);
-        self.runtime.block_on(solving)
+        let reference = LockedBase::reference_of(&self.spec.base);
+        Ok(Stale {
+            packages: lock::unmet(lock, &wanted),
+            base: lock::unmet_base(lock.base.as_ref(), reference.as_deref(), base),
+        })
     }
 
-    fn channels(&self) -> Result<Vec<rattler_conda_types::Channel>> {
-        let names: Vec<String> = self
-            .spec
-            .env
-            .channels
+    /// What the image's machines offer; what nobody says now stays as the lock has it.
+    fn target(&self, old: Option<&Lock>) -> VirtualPackages {
+        let locked = |name| {
+            let version = old.and_then(|lock| lock.conditions.version_of(name));
+            version.map(str::to_owned)
+        };
+        VirtualPackages {
+            cuda: self.spec.cuda.clone().or_else(|| locked("__cuda")),
+            glibc: std::env::var("CONDA_OVERRIDE_GLIBC")
+                .ok()
+                .or_else(|| locked("__glibc")),
+        }
+    }
+
+    fn conditions(&self, target: &VirtualPackages, old: Option<&Lock>) -> Result<Conditions> {
+        let mut virtual_packages: Vec<String> = target
+            .list(lock_file::PLATFORM)?
             .iter()
-            .map(|channel| channel.text.clone())
+            .map(ToString::to_string)
             .collect();
-        lock::resolve_channels(&names, Path::new("/"))
+        virtual_packages.sort();
+        let locked = old.and_then(|lock| lock.conditions.exclude_newer);
+        Ok(Conditions {
+            virtual_packages,
+            channel_priority: Default::default(),
+            exclude_newer: self.locking.exclude_newer.or(locked),
+            pip: lock::pip_conditions(&self.spec.env.pip),
+        })
+    }
+
+    fn refuse_if_locked(&self, path: &Path) -> Result<()> {
+        if !self.locking.locked {
+            return Ok(());
+        }
+        Err(Error::input(format!("there is no {}", path.display()))
+            .why("--locked: a lock is used and none is written")
+            .hint(format!(
+                "write it with: imgbuild lock {}",
+                self.spec.env.file
+            )))
+    }
+
+    fn disagrees(&self, path: &Path, reasons: &[&Unmet]) -> Error {
+        let file = &self.spec.env.file;
+        let what = format!("{} does not answer {file} any more", path.display());
+        let error = reasons
+            .iter()
+            .fold(Error::input(what), |error, reason| {
+                error.why(reason.in_file(file))
+            })
+            .hint(format!(
+                "renew it with: imgbuild lock {file}; or leave out --locked"
+            ));
+        match reasons.iter().find_map(|reason| reason.place) {
+            Some(place) => error.at(format!("{file}:{}:{}", place.line, place.column)),
+            None => error.at(path.display()),
+        }
     }
 }
 
-/// Writes beside the file and renames: a build that is killed must not leave half a lock.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let mut file = tempfile::Builder::new()
-        .prefix(".env.lock.")
-        .permissions(fs::Permissions::from_mode(0o666)) // less the umask
-        .tempfile_in(dir.unwrap_or(Path::new(".")))?;
-    file.write_all(bytes)?;
-    file.persist(path)?;
-    Ok(())
-}
+/// The base image.
+impl Locker<'_> {
+    fn loader(&self) -> Loader {
+        Loader {
+            store: self.store.clone(),
+            reporter: self.reporter.clone(),
+            platform: Platform::linux_amd64(),
+            offline: self.locking.offline,
+        }
+    }
 
-fn match_specs(specs: &[Spec]) -> Vec<MatchSpec> {
-    specs.iter().map(|spec| spec.match_spec.clone()).collect()
-}
+    /// What a lock has of the base image that is wanted now.
+    fn pin<'l>(&self, lock: &'l Lock) -> Option<&'l LockedBase> {
+        let wanted = LockedBase::reference_of(&self.spec.base)?;
+        lock.base.as_ref().filter(|base| base.reference == wanted)
+    }
 
-fn read(path: &Path) -> Result<Option<Lock>> {
-    match fs::read_to_string(path) {
-        Ok(text) => parse(&text, path).map(Some),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("read", path, e)),
+    fn load_base(&self, lock: Option<&Lock>) -> Result<BaseImage> {
+        let pin = lock.and_then(|lock| self.pin(lock));
+        let daemon = async { Ok(crate::docker::connect().await?.docker) };
+        let loader = self.loader();
+        let loading = loader.load(&self.spec.base, pin.map(|pin| &pin.digest), daemon);
+        self.runtime.block_on(loading)
+    }
+
+    fn locked_base(&self, digest: Option<Digest>) -> Option<LockedBase> {
+        Some(LockedBase {
+            reference: LockedBase::reference_of(&self.spec.base)?,
+            digest: digest?,
+        })
+    }
+
+    /// Asks the registry where a tag points by now. The lock holds without the answer, so none is
+    /// no error.
+    fn say_if_moved(&self, locked: Option<&LockedBase>) {
+        let (BaseSource::Registry(reference), Some(locked)) = (&self.spec.base, locked) else {
+            return;
+        };
+        if self.locking.offline || locked.reference != *reference {
+            return;
+        }
+        let asked = self.runtime.block_on(self.loader().resolve(reference));
+        if let Ok(now) = asked
+            && now != locked.digest
+        {
+            self.reporter.warn(format!(
+                "{reference} is {now} by now; the lock keeps {} (imgbuild lock --update-base takes \
+                 the new one)",
+                locked.digest
+            ));
+        }
     }
 }
 
-fn parse(text: &str, path: &Path) -> Result<Lock> {
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let dir = dir.canonicalize().map_err(|e| Error::io("open", dir, e))?;
-    lock::parse(text, &path.display().to_string(), &dir, PLATFORM)
+/// Refuses to move a package that is not there.
+fn update_is_locked(names: &[String], old: Option<&Lock>) -> Result<()> {
+    let known: Vec<&str> = old
+        .iter()
+        .flat_map(|lock| lock.environments())
+        .flat_map(|env| {
+            let conda = env.packages().iter();
+            let conda = conda.map(|record| record.package_record.name.as_normalized());
+            conda.chain(env.wheels().iter().map(|wheel| wheel.name.as_str()))
+        })
+        .collect();
+    let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) else {
+        return Ok(());
+    };
+    let error = Error::input(format!("--update {name}: no such package is locked"));
+    Err(match nearest(name, known.iter().copied()) {
+        Some(near) => error.hint(format!("did you mean {near}?")),
+        None => error.hint("name a package of the lock, or use --update-all"),
+    })
 }

@@ -36,3 +36,9 @@ pub fn resolve_channels(names: &[String], dir: &Path) -> Result<Vec<Channel>> {
     }
     Ok(channels)
 }
+
+/// Whether a package's URL is one of this channel's.
+pub(super) fn holds(channel: &str, package: &url::Url) -> bool {
+    let rest = package.as_str().strip_prefix(channel.trim_end_matches('/'));
+    rest.is_some_and(|rest| rest.starts_with('/'))
+}

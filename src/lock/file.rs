@@ -1,29 +1,38 @@
 //! The lock file: `rattler_lock`'s format, which pixi and other tools read.
+//!
+//! What that format has no place for stands in comments at the head (see [`super::header`]).
+//! Files of this machine inside the lock's folder are written relative to it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rattler_conda_types::{RepoDataRecord, Subdir};
-use rattler_lock::{CondaPackageData, Environment, LockFile, PlatformData, PlatformName};
+use rattler_lock::{
+    CondaPackageData, Environment, FindLinksUrlOrPath, LockFile, LockFileBuilder, LockedPackage,
+    PackageHashes, PlatformData, PlatformName, PypiDistributionData, PypiIndexes, PypiPackageData,
+    PypiPrereleaseMode, SolveOptions, UrlOrPath, Verbatim,
+};
+use url::Url;
 
-use super::{Lock, LockedEnv};
-use crate::error::{Error, Exit, Result, chain};
+use super::{Conditions, Lock, LockedEnv, LockedWheel, PipConditions, header};
+use crate::{
+    digest::Digest,
+    error::{Error, Exit, Result, chain},
+};
 
 const ENV: &str = "default";
 const MINICONDA: &str = "miniconda";
-const GENERATED: &str = "# Written by imgbuild; `imgbuild lock` renews it.\n";
 
-/// The lock as text; the same lock gives the same bytes.
+/// The lock as text; the same lock gives the same bytes in every folder `dir` (absolute) that its
+/// local files lie in.
 ///
 /// # Errors
 /// Never for a lock that the solver made.
-pub fn render(lock: &Lock, platform: Subdir) -> Result<String> {
-    let failed = |e: &dyn std::error::Error| {
-        Error::new(Exit::Internal, "cannot write the lock").why(chain(e))
-    };
+pub fn render(lock: &Lock, platform: Subdir, dir: &Path) -> Result<String> {
+    let conditions = &lock.conditions;
     let platform_data = PlatformData {
         name: PlatformName::from(&platform),
         subdir: platform,
-        virtual_packages: Vec::new(),
+        virtual_packages: conditions.virtual_packages.clone(),
     };
     let mut builder = LockFile::builder()
         .with_platforms(vec![platform_data])
@@ -31,69 +40,285 @@ pub fn render(lock: &Lock, platform: Subdir) -> Result<String> {
     let environments = [(ENV, Some(&lock.env)), (MINICONDA, lock.miniconda.as_ref())];
     for (name, env) in environments {
         let Some(env) = env else { continue };
-        builder.set_channels(name, env.channels.iter().map(String::as_str));
-        for record in env.packages() {
-            let package = CondaPackageData::from(record.clone());
-            builder
-                .add_conda_package(name, &platform.to_string(), package)
-                .map_err(|e| failed(&e))?;
-        }
+        let channels = env.channels.iter().map(|url| relative(url, dir));
+        builder.set_channels(name, channels);
+        builder.set_options(name, options(conditions));
+        add(&mut builder, (name, env), platform, dir)?;
+    }
+    if let Some(pip) = &conditions.pip {
+        builder.set_pypi_indexes(ENV, indexes(pip)?);
     }
     let text = builder
         .finish()
         .render_to_string()
         .map_err(|e| failed(&e))?;
-    Ok(format!("{GENERATED}{text}"))
+    Ok(header::render(lock) + &text)
 }
 
-/// Reads a lock that [`render`] wrote.
+fn failed(error: &dyn std::error::Error) -> Error {
+    Error::new(Exit::Internal, "cannot write the lock").why(chain(error))
+}
+
+fn options(conditions: &Conditions) -> SolveOptions {
+    let prereleases = conditions.pip.as_ref().is_some_and(|pip| pip.prereleases);
+    SolveOptions {
+        channel_priority: conditions.channel_priority,
+        pypi_prerelease_mode: match prereleases {
+            true => PypiPrereleaseMode::Allow,
+            false => PypiPrereleaseMode::default(),
+        },
+        ..SolveOptions::default()
+    }
+}
+
+fn indexes(pip: &PipConditions) -> Result<PypiIndexes> {
+    let url = |text: &String| Url::parse(text).map_err(|e| failed(&e));
+    let place = |text: &String| match Url::parse(text) {
+        Ok(url) => FindLinksUrlOrPath::Url(url),
+        Err(_) => FindLinksUrlOrPath::Path(text.into()),
+    };
+    Ok(PypiIndexes {
+        indexes: pip.indexes.iter().map(url).collect::<Result<_>>()?,
+        find_links: pip.find_links.iter().map(place).collect(),
+    })
+}
+
+fn add(
+    builder: &mut LockFileBuilder,
+    (name, env): (&str, &LockedEnv),
+    platform: Subdir,
+    dir: &Path,
+) -> Result<()> {
+    let conda = env.packages().iter().map(|record| {
+        let mut package = CondaPackageData::from(record.clone());
+        if let CondaPackageData::Binary(binary) = &mut package {
+            binary.location = location(&record.url, dir);
+        }
+        Ok(LockedPackage::Conda(package))
+    });
+    let pip = env.wheels().iter().map(|wheel| pypi(wheel, dir));
+    for package in conda.chain(pip) {
+        builder
+            .add_package(name, &platform.to_string(), package?)
+            .map_err(|e| failed(&e))?;
+    }
+    Ok(())
+}
+
+fn pypi(wheel: &LockedWheel, dir: &Path) -> Result<LockedPackage> {
+    let sha256 = (*wheel.sha256.bytes()).into();
+    let data = PypiDistributionData {
+        name: wheel.name.parse().map_err(|e| failed(&e))?,
+        version: wheel.version.parse().map_err(|e| failed(&e))?,
+        location: Verbatim::new(location(&wheel.url, dir)),
+        index_url: None,
+        hash: Some(PackageHashes::Sha256(sha256)),
+        requires_dist: Vec::new(),
+        requires_python: None,
+    };
+    Ok(LockedPackage::Pypi(PypiPackageData::from(data)))
+}
+
+fn location(url: &Url, dir: &Path) -> UrlOrPath {
+    match inside(url, dir) {
+        Some(path) => UrlOrPath::Path(path.into()),
+        None => UrlOrPath::from(url.clone()),
+    }
+}
+
+/// A channel's URL, or its path from `dir` when it is inside.
+fn relative(url: &str, dir: &Path) -> String {
+    let path = Url::parse(url).ok().and_then(|url| inside(&url, dir));
+    path.unwrap_or_else(|| url.to_owned())
+}
+
+/// The path from `dir` of a file inside it.
+fn inside(url: &Url, dir: &Path) -> Option<String> {
+    let path = (url.scheme() == "file")
+        .then(|| url.to_file_path().ok())
+        .flatten()?;
+    let rest = path.strip_prefix(dir).ok()?.to_str()?;
+    Some(format!("./{rest}"))
+}
+
+/// Reads a lock that [`render`] wrote, or one of pixi's with the same environment names.
 ///
 /// # Errors
 /// When the text is not such a lock, or lacks the platform or a sha256.
 pub fn parse(text: &str, file: &str, dir: &Path, platform: Subdir) -> Result<Lock> {
-    let lock = LockFile::from_str_with_base_directory(text, Some(dir)).map_err(|e| {
+    let unreadable = |why: String| {
         Error::input(format!("{file} is not a lock that imgbuild can read"))
-            .why(chain(&e))
+            .why(why)
             .hint("run `imgbuild lock` to write it anew")
-    })?;
+    };
+    let (base, conditions) = header::parse(text).map_err(unreadable)?;
+    let lock = LockFile::from_str_with_base_directory(text, Some(dir))
+        .map_err(|e| unreadable(chain(&e)))?;
     let env = lock.environment(ENV).ok_or_else(|| {
         Error::input(format!("{file} has no environment named '{ENV}'"))
             .hint("run `imgbuild lock` to write it anew")
     })?;
+    let reading = Reading {
+        file,
+        dir,
+        platform,
+    };
     Ok(Lock {
-        env: environment(env, file, platform)?,
+        conditions: reading.conditions(conditions, env),
+        env: reading.environment(env)?,
         miniconda: lock
             .environment(MINICONDA)
-            .map(|env| environment(env, file, platform))
+            .map(|env| reading.environment(env))
             .transpose()?,
+        base,
     })
 }
 
-fn environment(env: Environment<'_>, file: &str, platform: Subdir) -> Result<LockedEnv> {
-    let records = env
-        .platforms()
-        .find(|candidate| candidate.subdir() == platform)
-        .and_then(|found| env.conda_repodata_records(found).transpose())
-        .ok_or_else(|| {
-            Error::input(format!("{file} has no packages for {platform}"))
-                .hint("run `imgbuild lock` to write it anew")
-        })?
-        .map_err(|e| Error::input(format!("{file} cannot be read")).why(chain(&e)))?;
-    for record in &records {
-        require_sha256(record, file)?;
-    }
-    let channels = env.channels().iter().map(|c| c.url.clone()).collect();
-    Ok(LockedEnv::new(channels, records))
+/// Where a lock that is being read lies.
+struct Reading<'a> {
+    file: &'a str,
+    dir: &'a Path,
+    platform: Subdir,
 }
 
-fn require_sha256(record: &RepoDataRecord, file: &str) -> Result<()> {
-    if record.package_record.sha256.is_some() {
-        return Ok(());
+impl Reading<'_> {
+    fn conditions(&self, head: Conditions, env: Environment<'_>) -> Conditions {
+        let options = env.solve_options();
+        let platform = env.platforms().find(|p| p.subdir() == self.platform);
+        let indexes = env.pypi_indexes();
+        Conditions {
+            virtual_packages: platform
+                .map(|platform| platform.virtual_packages().to_vec())
+                .unwrap_or_default(),
+            channel_priority: options.channel_priority,
+            exclude_newer: head.exclude_newer,
+            pip: head.pip.map(|pip| PipConditions {
+                names: pip.names,
+                prereleases: options.pypi_prerelease_mode == PypiPrereleaseMode::Allow,
+                indexes: indexes
+                    .map(|i| i.indexes.iter().map(Url::to_string).collect())
+                    .unwrap_or_default(),
+                find_links: indexes
+                    .map(|i| i.find_links.iter().map(text_of).collect())
+                    .unwrap_or_default(),
+            }),
+        }
     }
-    Err(
-        Error::input(format!("{file} has a package without a sha256"))
-            .at(&record.url)
+
+    fn environment(&self, env: Environment<'_>) -> Result<LockedEnv> {
+        let packages = env
+            .platforms()
+            .find(|candidate| candidate.subdir() == self.platform)
+            .and_then(|found| env.packages(found))
+            .ok_or_else(|| {
+                Error::input(format!(
+                    "{} has no packages for {}",
+                    self.file, self.platform
+                ))
+                .hint("run `imgbuild lock` to write it anew")
+            })?;
+        let channels: Vec<String> = env
+            .channels()
+            .iter()
+            .map(|channel| self.absolute_channel(&channel.url))
+            .collect();
+        let (mut records, mut wheels) = (Vec::new(), Vec::new());
+        for package in packages {
+            match package {
+                LockedPackage::Conda(package) => records.push(self.record(package, &channels)?),
+                LockedPackage::Pypi(package) => wheels.push(self.wheel(package)?),
+            }
+        }
+        Ok(LockedEnv::new(channels, records).with_wheels(wheels))
+    }
+
+    fn record(&self, package: &CondaPackageData, channels: &[String]) -> Result<RepoDataRecord> {
+        let wrong = |why: String| {
+            Error::input(format!("{} has a package that cannot be used", self.file))
+                .at(package.location())
+                .why(why)
+                .hint("run `imgbuild lock` to write it anew")
+        };
+        let CondaPackageData::Binary(binary) = package else {
+            return Err(wrong("it is a source package".into()));
+        };
+        let mut binary = binary.clone();
+        binary.location = self.absolute(&binary.location);
+        let mut record = RepoDataRecord::try_from(*binary).map_err(|e| wrong(chain(&e)))?;
+        let url = record.url.as_str();
+        if let Some(channel) = channels.iter().find(|channel| url.starts_with(*channel)) {
+            record.channel = Some(channel.clone());
+        }
+        if record.package_record.sha256.is_none() {
+            return Err(self.no_sha256(&record.url));
+        }
+        Ok(record)
+    }
+
+    fn wheel(&self, package: &PypiPackageData) -> Result<LockedWheel> {
+        let wrong = |why: &str| {
+            Error::input(format!(
+                "{} has a pip package that cannot be used",
+                self.file
+            ))
+            .at(package.location())
+            .why(why)
+            .hint("imgbuild installs wheels only; run `imgbuild lock` to write the lock anew")
+        };
+        let wheel = package
+            .as_wheel()
+            .ok_or_else(|| wrong("it is a source folder"))?;
+        let url = self
+            .absolute(wheel.location.inner())
+            .try_into_url()
+            .map_err(|_| wrong("its place makes no URL"))?;
+        let hash = wheel.hash.as_ref().and_then(PackageHashes::sha256);
+        Ok(LockedWheel {
+            name: wheel.name.to_string(),
+            version: wheel.version.to_string(),
+            sha256: Digest::from_bytes((*hash.ok_or_else(|| self.no_sha256(&url))?).into()),
+            url,
+            size: None,
+        })
+    }
+
+    fn no_sha256(&self, url: &Url) -> Error {
+        Error::input(format!("{} has a package without a sha256", self.file))
+            .at(url)
             .why("imgbuild verifies every package before it uses a byte of it")
-            .hint("run `imgbuild lock` to write it anew"),
-    )
+            .hint("run `imgbuild lock` to write it anew")
+    }
+
+    fn absolute(&self, location: &UrlOrPath) -> UrlOrPath {
+        match location {
+            UrlOrPath::Path(path) if !path.is_absolute() => {
+                let path = self.dir.join(clean(path.as_str()));
+                UrlOrPath::Path(path.to_string_lossy().into_owned().into())
+            }
+            other => other.clone(),
+        }
+    }
+
+    fn absolute_channel(&self, text: &str) -> String {
+        if !text.starts_with('.') {
+            return text.to_owned();
+        }
+        let path = self.dir.join(clean(text));
+        Url::from_directory_path(path).map_or_else(|()| text.to_owned(), Into::into)
+    }
+}
+
+/// The path without its `.` parts.
+fn clean(path: &str) -> PathBuf {
+    let parts = Path::new(path).components();
+    parts
+        .filter(|part| *part != std::path::Component::CurDir)
+        .collect()
+}
+
+fn text_of(place: &FindLinksUrlOrPath) -> String {
+    match place {
+        FindLinksUrlOrPath::Url(url) => url.to_string(),
+        FindLinksUrlOrPath::Path(path) => path.to_string_lossy().into_owned(),
+    }
 }

@@ -1,23 +1,32 @@
 //! From specs to the exact packages, and the lock file that keeps them.
 
+mod change;
 mod channels;
 mod client;
+mod conditions;
 mod file;
+mod header;
+mod renew;
 mod satisfies;
 mod solve;
+mod wanted;
 mod wheel;
 
 use rattler_conda_types::{PackageRecord, RepoDataRecord};
 
+pub use change::changes;
 pub use channels::resolve_channels;
-pub use client::http_client;
+pub use client::{ClientOptions, http_client};
+pub use conditions::{Conditions, LockedBase, PipConditions, cutoff};
 pub use file::{parse, render};
-pub use satisfies::unsatisfied;
+pub use renew::{Unmet, Wanted, keep, pip_conditions, unmet, unmet_base};
+pub use satisfies::WantedChannel;
 pub use solve::{SolveRequest, VirtualPackages, solve};
+pub use wanted::{Channels, WantedSpec};
 pub use wheel::LockedWheel;
 
 /// The exact packages of one environment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LockedEnv {
     /// The channels they were chosen from, in priority order, as URLs.
     pub channels: Vec<String>,
@@ -63,11 +72,22 @@ impl LockedEnv {
     }
 }
 
-/// All environments of an image.
-#[derive(Clone, Debug)]
+/// All environments of an image, and what they were chosen under.
+#[derive(Clone, Debug, Default)]
 pub struct Lock {
     /// The user's environment.
     pub env: LockedEnv,
     /// The Miniconda base below it, if the image has one.
     pub miniconda: Option<LockedEnv>,
+    /// The base image; absent for `scratch`, and in locks of other tools.
+    pub base: Option<LockedBase>,
+    /// What the solver was told besides specs and channels.
+    pub conditions: Conditions,
+}
+
+impl Lock {
+    /// The environments in the order of the image's layers: the Miniconda base, then the user's.
+    pub fn environments(&self) -> impl Iterator<Item = &LockedEnv> {
+        self.miniconda.iter().chain([&self.env])
+    }
 }

@@ -1,15 +1,19 @@
 //! Solving: specs and channels to exact packages, for the target and never for the builder.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use rattler_conda_types::{
     Channel, GenericVirtualPackage, MatchSpec, RepoDataRecord, Subdir, Version,
     package::CondaArchiveType,
 };
-use rattler_repodata_gateway::{Gateway, GatewayError, RepoData, fetch::FetchRepoDataError};
+use rattler_repodata_gateway::{
+    ChannelConfig, Gateway, GatewayError, RepoData, SourceConfig,
+    fetch::{CacheAction, FetchRepoDataError},
+};
 use rattler_solve::{ChannelPriority, SolveError, SolverImpl, SolverTask, resolvo::Solver};
 use rattler_virtual_packages::{Cuda, LibC};
 use reqwest_middleware::ClientWithMiddleware;
+use url::Url;
 
 use super::LockedEnv;
 use crate::{
@@ -41,7 +45,11 @@ pub struct VirtualPackages {
 }
 
 impl VirtualPackages {
-    fn list(&self, platform: Subdir) -> Result<Vec<GenericVirtualPackage>> {
+    /// All of them, as the solver takes them.
+    ///
+    /// # Errors
+    /// When a version is none.
+    pub fn list(&self, platform: Subdir) -> Result<Vec<GenericVirtualPackage>> {
         let mut packages =
             rattler_virtual_packages::VirtualPackages::baseline_for_platform(platform);
         packages.cuda = self
@@ -79,6 +87,10 @@ pub struct SolveRequest<'a> {
     pub exclude_newer: Option<jiff::Timestamp>,
     /// Packages that are kept where the specs allow it.
     pub keep: &'a [RepoDataRecord],
+    /// How the channels' order counts.
+    pub channel_priority: ChannelPriority,
+    /// Only indexes that are kept from before are read.
+    pub offline: bool,
 }
 
 /// Finds the packages, with strict channel priority as conda has it by default.
@@ -96,9 +108,9 @@ pub async fn solve(
     let task = SolverTask {
         specs: request.specs.to_vec(),
         virtual_packages: request.virtual_packages.list(request.platform)?,
-        channel_priority: ChannelPriority::Strict,
+        channel_priority: request.channel_priority,
         exclude_newer: request.exclude_newer.map(Into::into),
-        locked_packages: request.keep.iter().collect(),
+        locked_packages: kept(&available, request.keep),
         ..SolverTask::from_iter(&available)
     };
     let solved = Solver
@@ -117,14 +129,41 @@ pub async fn solve(
     Ok(LockedEnv::new(channels, records))
 }
 
+/// The packages to keep, each as its channel describes it now: metadata is patched after the
+/// fact, and a hash may be of a build that was replaced.
+fn kept<'a>(available: &'a [RepoData], keep: &'a [RepoDataRecord]) -> Vec<&'a RepoDataRecord> {
+    let wanted: HashMap<&Url, &RepoDataRecord> =
+        keep.iter().map(|record| (&record.url, record)).collect();
+    let mut found: HashMap<&Url, &RepoDataRecord> = wanted.clone();
+    for record in available.iter().flat_map(RepoData::iter) {
+        if let Some(known) = found.get_mut(&record.url) {
+            *known = record;
+        }
+    }
+    keep.iter()
+        .filter_map(|record| found.get(&record.url).copied())
+        .collect()
+}
+
 /// Everything that the channels have of what is asked for and needed.
 async fn query(
     request: &SolveRequest<'_>,
     client: ClientWithMiddleware,
     store: &Store,
 ) -> Result<Vec<RepoData>, GatewayError> {
+    let cache_action = match request.offline {
+        true => CacheAction::ForceCacheOnly,
+        false => CacheAction::CacheOrFetch,
+    };
     let gateway = Gateway::builder()
         .with_client(client)
+        .with_channel_config(ChannelConfig {
+            default: SourceConfig {
+                cache_action,
+                ..SourceConfig::default()
+            },
+            ..ChannelConfig::default()
+        })
         .with_cache_dir(store.repodata_dir())
         .finish();
     // By name only: a query by full spec would hide a channel's builds from strict priority.

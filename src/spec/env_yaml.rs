@@ -9,7 +9,7 @@ use url::Url;
 use crate::{
     error::{Error, Result},
     spec::{
-        PipSection, check,
+        PipSection, check, expand, selectors,
         source::{Place, Source, quoted},
         yaml::{self, Node, Value},
     },
@@ -44,7 +44,8 @@ pub enum InputKind {
 /// A channel as an environment file names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelName {
-    /// A name, a URL, or for a path the absolute `file://` URL that it resolves to.
+    /// A name, a URL, or for a path the absolute `file://` URL that it resolves to; variables
+    /// such as `$TOKEN` stand in it as they are written.
     pub text: String,
     /// The line in the file, from 1; 0 for the default channel.
     pub line: usize,
@@ -106,6 +107,14 @@ pub fn detect(text: &str) -> InputKind {
 }
 
 impl Spec {
+    /// Where it stands in its file.
+    pub fn place(&self) -> Place {
+        Place {
+            line: self.line,
+            column: self.column,
+        }
+    }
+
     /// Parses a match spec that stands in no file; line and column are 0.
     ///
     /// # Errors
@@ -125,6 +134,12 @@ impl Spec {
         }
         if text.starts_with(['.', '/', '~']) {
             return Err("a path is not supported in a spec; put it under 'channels:'".into());
+        }
+        let channel = text.split_once("::").map_or("", |(channel, _)| channel);
+        if channel.contains(['@', '$']) || channel.contains("/t/") {
+            return Err(
+                "a login is not supported in a spec; put the channel under 'channels:'".into(),
+            );
         }
         Ok(Self {
             text: text.to_owned(),
@@ -155,13 +170,15 @@ impl EnvYaml {
     pub fn parse(text: &str, file: &str, dir: &Path) -> Result<Self> {
         refuse_locks(text, file)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let source = Source { file, text };
+        let (text, warnings) = selectors::apply(text, file);
+        let source = Source { file, text: &text };
         let root = yaml::parse(source)?;
         let Value::Map(items) = &root.value else {
             return Err(not_an_environment(source, &root));
         };
         let mut env = Self {
             file: file.to_owned(),
+            warnings,
             ..Self::default()
         };
         for (key, value) in items {
@@ -326,6 +343,9 @@ fn resolve_channel(text: &str, dir: &Path) -> Result<String, String> {
         ["./", "../", "/", "~/"].iter().any(|p| text.starts_with(p)) || text == "." || text == "..";
     if is_path {
         return path_url(text, dir);
+    }
+    if expand::has_variables(text) {
+        return Ok(text.to_owned());
     }
     let config = ChannelConfig::default_with_root_dir(dir.to_path_buf());
     Channel::from_str(text, &config).map_err(|e| e.to_string())?;

@@ -4,8 +4,10 @@ pub mod catalog;
 pub mod check;
 pub mod config;
 pub mod env_yaml;
+mod expand;
 pub mod pip;
 mod resolve;
+mod selectors;
 pub mod source;
 pub mod words;
 pub mod yaml;
@@ -19,6 +21,7 @@ use std::{
 use crate::{base::BaseSource, error::Result};
 
 pub use env_yaml::{ChannelName, EnvYaml, InputKind, Spec, detect};
+pub use expand::expand;
 pub use pip::{PipRequirement, PipSection, PipSources};
 
 /// The base image when none is chosen: what the Miniconda image itself is built on. It has

@@ -186,7 +186,7 @@ fn install(
     let _ = rustls::crypto::ring::default_provider().install_default();
     let installer = Installer::new()
         .with_package_cache(PackageCache::new(home.path().join("pkgs")))
-        .with_download_client(lock::http_client().unwrap())
+        .with_download_client(lock::http_client(&lock::ClientOptions::default()).unwrap())
         .with_target_platform(Subdir::Linux64)
         .with_alternative_target_prefix(prefix)
         .with_installed_packages(Vec::new())

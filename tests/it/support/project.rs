@@ -34,7 +34,8 @@ pub struct Output {
 }
 
 impl Project {
-    /// Writes `env.yml`, with the test channel's address for `@CHANNEL@`.
+    /// Writes `env.yml`, with the test channel's address for `@CHANNEL@`, and an `imgbuild.yaml`
+    /// that names the fixture base.
     pub fn new(env_yaml: &str) -> Self {
         let home = temp_dir();
         let project = Self {
@@ -44,6 +45,11 @@ impl Project {
             variables: Vec::new(),
         };
         project.write_env(env_yaml);
+        // A lock names its base image, and no test can reach the registry of the default one.
+        if let Some(base) = std::env::var_os("IMGBUILD_TEST_BASE") {
+            let base = format!("base: oci:{}\n", base.to_string_lossy());
+            project.write("imgbuild.yaml", &base);
+        }
         project
     }
 

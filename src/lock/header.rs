@@ -1,0 +1,132 @@
+//! What imgbuild keeps in a lock beyond `rattler_lock`'s format: comment lines at its head.
+//!
+//! ```text
+//! # imgbuild: base debian:bookworm-slim@sha256:...
+//! # imgbuild: exclude-newer 2026-03-31T23:59:59.999Z
+//! # imgbuild: pip numpy torch
+//! ```
+
+use super::{Conditions, Lock, LockedBase, conditions::PipConditions};
+
+const MARK: &str = "# imgbuild: ";
+const GENERATED: &str = "# Written by imgbuild; `imgbuild lock` renews it.\n";
+
+/// The head of a lock's text.
+pub(super) fn render(lock: &Lock) -> String {
+    let mut text = GENERATED.to_owned();
+    let mut line = |key: &str, value: &str| text.push_str(&format!("{MARK}{key} {value}\n"));
+    if let Some(base) = &lock.base {
+        line("base", &format!("{}@{}", base.reference, base.digest));
+    }
+    if let Some(time) = lock.conditions.exclude_newer {
+        line("exclude-newer", &time.to_string());
+    }
+    if let Some(pip) = &lock.conditions.pip {
+        line("pip", &pip.names.join(" "));
+    }
+    text
+}
+
+/// Reads the head of a lock's text; one of another tool has none.
+///
+/// # Errors
+/// The line that says what is not known here, in words.
+pub(super) fn parse(text: &str) -> Result<(Option<LockedBase>, Conditions), String> {
+    let mut base = None;
+    let mut conditions = Conditions::default();
+    for line in text.lines().take_while(|line| line.starts_with('#')) {
+        let Some(said) = line.strip_prefix(MARK) else {
+            continue;
+        };
+        let (key, value) = said.split_once(' ').unwrap_or((said, ""));
+        let read = match key {
+            "base" => read_base(value).map(|read| base = Some(read)),
+            "exclude-newer" => value
+                .parse()
+                .ok()
+                .map(|time| conditions.exclude_newer = Some(time)),
+            "pip" => {
+                let names = value.split(' ').map(Into::into).collect();
+                conditions.pip = Some(PipConditions {
+                    names,
+                    ..PipConditions::default()
+                });
+                Some(())
+            }
+            _ => None,
+        };
+        read.ok_or_else(|| format!("it says: {}", crate::spec::source::quoted(line)))?;
+    }
+    Ok((base, conditions))
+}
+
+fn read_base(text: &str) -> Option<LockedBase> {
+    let (reference, digest) = text.rsplit_once('@')?;
+    let known = !reference.is_empty() && digest.starts_with("sha256:");
+    known.then_some(LockedBase {
+        reference: reference.into(),
+        digest: digest.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::digest::Digest;
+
+    #[test]
+    fn reads_what_it_wrote() {
+        for reference in ["debian:12", "h:5000/a/b@sha256:00", "oci"] {
+            let lock = Lock {
+                base: Some(LockedBase {
+                    reference: reference.into(),
+                    digest: Digest::of(b"x"),
+                }),
+                conditions: Conditions {
+                    exclude_newer: Some("2024-02-29T23:59:59.999Z".parse().unwrap()),
+                    pip: Some(PipConditions {
+                        names: vec!["numpy".into(), "torch[opt]".into()],
+                        ..PipConditions::default()
+                    }),
+                    ..Conditions::default()
+                },
+                ..Lock::default()
+            };
+            let text = render(&lock) + "version: 7\n# imgbuild: nonsense\n";
+            let (base, conditions) = parse(&text).unwrap();
+            assert_eq!((base, conditions), (lock.base, lock.conditions));
+        }
+        let empty = parse(&render(&Lock::default())).unwrap();
+        assert_eq!(empty, (None, Conditions::default()));
+        assert_eq!(
+            parse("version: 6\n").unwrap(),
+            (None, Conditions::default())
+        );
+    }
+
+    #[test]
+    fn what_it_does_not_know_is_not_passed_over() {
+        for bad in [
+            "base debian:12",
+            "base debian:12@sha256:12",
+            "base @sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "exclude-newer soon",
+            "platform linux-64",
+            "",
+        ] {
+            assert!(
+                parse(&format!("# x\n# imgbuild: {bad}\n")).is_err(),
+                "{bad}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "(# imgbuild: |base|pip|exclude-newer| |@|sha256:|\n|#|é|0){0,20}") {
+            let _ = parse(&text);
+        }
+    }
+}
