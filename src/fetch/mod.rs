@@ -154,6 +154,14 @@ impl Passing {
     }
 }
 
+/// What a middleware refuses, such as that of `--offline`, it refuses again.
+fn unsent(url: &Url, error: &reqwest_middleware::Error) -> Failure {
+    match error {
+        reqwest_middleware::Error::Middleware(_) => Failure::Final(refused(url, &chain(error))),
+        reqwest_middleware::Error::Reqwest(_) => Failure::Passing(Passing::new(chain(error))),
+    }
+}
+
 async fn download(
     url: &Url,
     client: &ClientWithMiddleware,
@@ -185,7 +193,7 @@ async fn download(
         .get(url.clone())
         .send()
         .await
-        .map_err(|e| Failure::Passing(Passing::new(chain(&e))))?;
+        .map_err(|e| unsent(url, &e))?;
     let status = response.status();
     if !status.is_success() {
         let text = format!("the server answered {status}");

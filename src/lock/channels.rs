@@ -37,8 +37,9 @@ pub fn resolve_channels(names: &[String], dir: &Path) -> Result<Vec<Channel>> {
     Ok(channels)
 }
 
-/// Whether a package's URL is one of this channel's.
+/// Whether a package's URL is one of this channel's: `CHANNEL/SUBDIR/FILE`.
 pub(super) fn holds(channel: &str, package: &url::Url) -> bool {
     let rest = package.as_str().strip_prefix(channel.trim_end_matches('/'));
-    rest.is_some_and(|rest| rest.starts_with('/'))
+    rest.and_then(|rest| rest.strip_prefix('/'))
+        .is_some_and(|rest| rest.matches('/').count() == 1)
 }

@@ -93,6 +93,10 @@ fn add(
         let mut package = CondaPackageData::from(record.clone());
         if let CondaPackageData::Binary(binary) = &mut package {
             binary.location = location(&record.url, dir);
+            if inside(&record.url, dir).is_some() {
+                // Its URL holds the folder; it is found again among the environment's channels.
+                binary.channel = None;
+            }
         }
         Ok(LockedPackage::Conda(package))
     });
@@ -245,8 +249,8 @@ impl Reading<'_> {
         let mut binary = binary.clone();
         binary.location = self.absolute(&binary.location);
         let mut record = RepoDataRecord::try_from(*binary).map_err(|e| wrong(chain(&e)))?;
-        let url = record.url.as_str();
-        if let Some(channel) = channels.iter().find(|channel| url.starts_with(*channel)) {
+        let holds = |channel: &&String| super::channels::holds(channel, &record.url);
+        if let Some(channel) = channels.iter().find(holds) {
             record.channel = Some(channel.clone());
         }
         if record.package_record.sha256.is_none() {
@@ -322,3 +326,7 @@ fn text_of(place: &FindLinksUrlOrPath) -> String {
         FindLinksUrlOrPath::Path(path) => path.to_string_lossy().into_owned(),
     }
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

@@ -31,22 +31,15 @@ pub(super) fn unsatisfied(
             .iter()
             .filter(|spec| !env.packages().iter().any(|r| meets(r, &spec.spec)))
             .map(|spec| {
-                let what = format!("no locked package meets '{}'", spec.spec);
+                let what = format!("no locked package meets '{}'", spec.text);
                 Unmet::at(spec.place, what)
             }),
     );
-    let needed = reachable(env.packages(), specs);
-    unmet.extend(
-        env.packages()
-            .iter()
-            .map(|record| record.package_record.name.as_normalized())
-            .filter(|name| !needed.contains(*name))
-            .map(|name| {
-                Unmet::anywhere(format!(
-                    "{name} is locked, but nothing asks for it any more"
-                ))
-            }),
-    );
+    unmet.extend(unneeded(env.packages(), specs).into_iter().map(|name| {
+        Unmet::anywhere(format!(
+            "{name} is locked, but nothing asks for it any more"
+        ))
+    }));
     unmet
 }
 
@@ -74,31 +67,50 @@ fn meets(record: &RepoDataRecord, spec: &MatchSpec) -> bool {
         && channel.is_none_or(|c| super::channels::holds(c.base_url.as_str(), &record.url))
 }
 
-fn reachable(packages: &[RepoDataRecord], specs: &[WantedSpec]) -> BTreeSet<String> {
+/// The packages that nothing leads to, without those that only they need.
+fn unneeded<'a>(packages: &'a [RepoDataRecord], specs: &[WantedSpec]) -> Vec<&'a str> {
+    let name = |record: &'a RepoDataRecord| record.package_record.name.as_normalized();
+    // By name: what a spec asks for in another version is asked for.
+    let asked = specs
+        .iter()
+        .filter_map(|wanted| wanted.spec.name.as_exact());
+    let asked = asked.map(|name| name.as_normalized().to_owned()).collect();
+    let needed = reachable(packages, asked);
+    let orphans: Vec<&RepoDataRecord> = packages
+        .iter()
+        .filter(|record| !needed.contains(name(record)))
+        .collect();
+    let below: BTreeSet<String> = orphans.iter().copied().flat_map(depends).collect();
+    let tops: Vec<&str> = orphans
+        .iter()
+        .map(|record| name(record))
+        .filter(|name| !below.contains(*name))
+        .collect();
+    match tops.is_empty() {
+        // A circle has no top.
+        true => orphans.into_iter().map(name).collect(),
+        false => tops,
+    }
+}
+
+fn depends(record: &RepoDataRecord) -> impl Iterator<Item = String> {
+    let depends = record.package_record.depends.iter();
+    depends.map(|spec| PackageName::normalized_name_from_matchspec_str(spec).into_owned())
+}
+
+fn reachable(packages: &[RepoDataRecord], mut queue: Vec<String>) -> BTreeSet<String> {
     let by_name: BTreeMap<&str, &RepoDataRecord> = packages
         .iter()
         .map(|record| (record.package_record.name.as_normalized(), record))
-        .collect();
-    let mut queue: Vec<String> = packages
-        .iter()
-        .filter(|record| specs.iter().any(|spec| spec.spec.matches(*record)))
-        .map(|record| record.package_record.name.as_normalized().to_owned())
         .collect();
     let mut found = BTreeSet::new();
     while let Some(name) = queue.pop() {
         let Some(record) = by_name.get(name.as_str()) else {
             continue;
         };
-        if !found.insert(name) {
-            continue;
+        if found.insert(name) {
+            queue.extend(depends(record));
         }
-        queue.extend(
-            record
-                .package_record
-                .depends
-                .iter()
-                .map(|spec| PackageName::normalized_name_from_matchspec_str(spec).into_owned()),
-        );
     }
     found
 }

@@ -9,7 +9,10 @@ use url::Url;
 use super::{WantedChannel, resolve_channels};
 use crate::{
     error::{Error, Result},
-    spec::{EnvYaml, Spec, expand, source::Place},
+    spec::{
+        EnvYaml, Spec, expand,
+        source::{Place, quoted},
+    },
 };
 
 /// The channels to search, without their secrets, and the secrets.
@@ -30,6 +33,8 @@ pub struct Channels {
 pub struct WantedSpec {
     /// The spec.
     pub spec: MatchSpec,
+    /// The same as the user wrote it.
+    pub text: String,
     /// Its place in the file.
     pub place: Place,
 }
@@ -81,6 +86,7 @@ impl Channels {
             }
             WantedSpec {
                 spec: match_spec,
+                text: spec.text.clone(),
                 place: spec.place(),
             }
         };
@@ -99,13 +105,21 @@ impl Channels {
         let expanded = expand(text, variable).map_err(|name| {
             Error::input(format!("the variable {name} is not set"))
                 .at(&at)
-                .why(format!("'{text}' needs it"))
+                .why(format!("{} needs it", quoted(text)))
                 .hint(format!(
                     "export {name}=..., or keep the login in rattler's auth file"
                 ))
         })?;
         let mut first = None;
-        for mut channel in resolve_channels(&[expanded], Path::new("/")).map_err(|e| e.at(&at))? {
+        let found = resolve_channels(std::slice::from_ref(&expanded), Path::new("/"));
+        let found = found.map_err(|e| match expanded == text {
+            true => e.at(&at),
+            // Its words hold what the variables hold.
+            false => Error::input(format!("{} is not a channel", quoted(text)))
+                .at(&at)
+                .why("with the values of its variables it is neither a name nor a URL"),
+        })?;
+        for mut channel in found {
             let (url, login) = without_login(channel.base_url.url());
             channel.base_url = ChannelUrl::from(url);
             self.log_in(&channel, login).map_err(|e| e.at(&at))?;

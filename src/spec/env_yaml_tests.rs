@@ -92,6 +92,66 @@ fn channels_are_names_urls_and_paths() {
 }
 
 #[test]
+fn selectors_in_comments_choose_lines() {
+    let env = parse(
+        "channels:\n  - msys2  # [win]\n  - conda-forge\ndependencies:\n  - a  # [linux64]\n  \
+         - b  # [osx]\n  - c  # [py3k]\n  - d # only on [win]\n  - pip:\n    - e  # [win]\n",
+    )
+    .unwrap();
+    let specs: Vec<_> = env
+        .specs
+        .iter()
+        .map(|s| (s.text.as_str(), s.line))
+        .collect();
+    assert_eq!(specs, [("a", 5), ("c", 7)]);
+    assert_eq!(env.channels.len(), 1);
+    assert_eq!(
+        env.warnings,
+        ["env.yml:7: selector [py3k] is not known, the line is used"]
+    );
+    let text = refused("dependencies:\n  - a  # [win]\n");
+    assert!(text.contains("asks for no packages"), "{text}");
+}
+
+#[test]
+fn nodefaults_and_pip_without_a_list() {
+    let env = parse("channels: [nodefaults]\ndependencies: [a]").unwrap();
+    assert_eq!(env.channels[0].text, DEFAULT_CHANNEL);
+    for pip in [
+        "  - pip\n",
+        "  - pip:\n",
+        "  - pip: []\n",
+        "  - pip\n  - pip:\n",
+    ] {
+        let env = parse(&format!("channels: [c]\ndependencies:\n  - a\n{pip}")).unwrap();
+        assert!(env.pip.requirements.is_empty(), "{pip}");
+        assert_eq!(env.warnings, [""; 0], "{pip}");
+        let names = env.specs.iter().map(|spec| spec.text.as_str());
+        let conda = pip.contains("pip\n");
+        let expected: &[&str] = if conda { &["a", "pip"] } else { &["a"] };
+        assert_eq!(names.collect::<Vec<_>>(), expected, "{pip}");
+    }
+}
+
+#[test]
+fn variables_in_channels_are_kept_as_written() {
+    let env = parse("channels: ['https://${U}:$T@host/c', $ALL]\ndependencies: [a]").unwrap();
+    let texts: Vec<_> = env.channels.iter().map(|c| c.text.as_str()).collect();
+    assert_eq!(texts, ["https://${U}:$T@host/c", "$ALL"]);
+    for spec in [
+        "https://u:p@host/c::a",
+        "https://$T@host/c::a",
+        "https://host/t/x/c::a",
+    ] {
+        let text = refused(&format!("dependencies: ['{spec}']"));
+        assert!(
+            text.contains("a login is not supported in a spec"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn texts_of_refusals() {
     let cases = [
         "name: x\ndependncies:\n  - python\n",

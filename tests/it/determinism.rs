@@ -85,7 +85,7 @@ fn neither_place_nor_folder_name_matters() {
 #[test]
 fn a_lock_gives_what_the_solver_gave() {
     let project = project();
-    project.ok(&["lock", "env.yml"]);
+    project.ok(&["lock", "env.yml", "--base", "scratch"]);
     let lock = fs::read(project.path("env.lock.yml")).unwrap();
     let output = project.ok(&BUILD);
     same(&output);

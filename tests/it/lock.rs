@@ -108,7 +108,7 @@ fn is_used_while_it_answers_and_renewed_with_a_reason() {
         (
             &url,
             &["hello-demo>1.0"],
-            "no locked package meets 'hello-demo >1.0'",
+            "no locked package meets 'hello-demo>1.0'",
             NEWER,
         ),
         (
@@ -284,7 +284,7 @@ fn an_edited_lock_is_not_believed() {
         .lines()
         .find(|line| line.starts_with("  sha256:"))
         .unwrap();
-    let build = ["build", "env.yml", "--base", "scratch"];
+    let build = ["build", "env.yml"];
     for (edited, status, words) in [
         (
             good.replace(line, &format!("  sha256: {}", "0".repeat(64))),

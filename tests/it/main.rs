@@ -9,6 +9,7 @@ mod faulty;
 mod image;
 mod linker;
 mod lock;
+mod lock_life;
 mod mini;
 mod odd_packages;
 mod push;
