@@ -25,6 +25,7 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     warn_all(&spec.warnings, reporter);
     args.outputs.iter().try_for_each(Output::check)?;
     if args.push {
+        push::check_online(args.locking.offline)?;
         push::check_names(&spec.tags)?;
     }
     let job = args.probe.then(|| probe::job(&args.job, &spec.probe));

@@ -10,7 +10,7 @@ use super::{
     lock_file, print, runtime,
 };
 use crate::{
-    base::{BaseImage, BaseSource, Loader, Platform},
+    base::{BaseImage, BaseSource},
     digest::Digest,
     error::{Error, Result},
     fetch,
@@ -29,7 +29,7 @@ pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
     let runtime = runtime()?;
     let channels = channels(&spec)?;
     let update = Update {
-        packages: args.update,
+        packages: args.update.iter().map(|name| name.to_lowercase()).collect(),
         base: args.update_base,
         all: args.update_all,
     };
@@ -343,60 +343,6 @@ impl Locker<'_> {
         match reasons.iter().find_map(|reason| reason.place) {
             Some(place) => error.at(format!("{file}:{}:{}", place.line, place.column)),
             None => error.at(path.display()),
-        }
-    }
-}
-
-/// The base image.
-impl Locker<'_> {
-    fn loader(&self) -> Loader {
-        Loader {
-            store: self.store.clone(),
-            reporter: self.reporter.clone(),
-            platform: Platform::linux_amd64(),
-            offline: self.locking.offline,
-        }
-    }
-
-    /// What a lock has of the base image that is wanted now.
-    fn pin<'l>(&self, lock: &'l Lock) -> Option<&'l LockedBase> {
-        let wanted = LockedBase::reference_of(&self.spec.base)?;
-        lock.base.as_ref().filter(|base| base.reference == wanted)
-    }
-
-    fn load_base(&self, lock: Option<&Lock>) -> Result<BaseImage> {
-        let pin = lock.and_then(|lock| self.pin(lock));
-        let daemon = async { Ok(crate::docker::connect().await?.docker) };
-        let loader = self.loader();
-        let loading = loader.load(&self.spec.base, pin.map(|pin| &pin.digest), daemon);
-        self.runtime.block_on(loading)
-    }
-
-    fn locked_base(&self, digest: Option<Digest>) -> Option<LockedBase> {
-        Some(LockedBase {
-            reference: LockedBase::reference_of(&self.spec.base)?,
-            digest: digest?,
-        })
-    }
-
-    /// Asks the registry where a tag points by now. The lock holds without the answer, so none is
-    /// no error.
-    fn say_if_moved(&self, locked: Option<&LockedBase>) {
-        let (BaseSource::Registry(reference), Some(locked)) = (&self.spec.base, locked) else {
-            return;
-        };
-        if self.locking.offline || locked.reference != *reference {
-            return;
-        }
-        let asked = self.runtime.block_on(self.loader().resolve(reference));
-        if let Ok(now) = asked
-            && now != locked.digest
-        {
-            self.reporter.warn(format!(
-                "{reference} is {now} by now; the lock keeps {} (imgbuild lock --update-base takes \
-                 the new one)",
-                locked.digest
-            ));
         }
     }
 }

@@ -4,6 +4,7 @@ mod args;
 mod build;
 mod init;
 mod lock;
+mod lock_base;
 mod lock_file;
 mod probe;
 mod push;

@@ -42,6 +42,15 @@ pub(super) fn push(
     runtime.block_on(interruptible(pushing))
 }
 
+/// Refuses, before anything is built, to push without a network.
+pub(super) fn check_online(offline: bool) -> Result<()> {
+    match offline {
+        true => Err(Error::input("--push and --offline exclude each other")
+            .hint("build with --offline, then: imgbuild push NAME")),
+        false => Ok(()),
+    }
+}
+
 /// Refuses, before anything is built, an image that no registry could be told from.
 pub(super) fn check_names(names: &[String]) -> Result<()> {
     if names.is_empty() {

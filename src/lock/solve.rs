@@ -1,6 +1,6 @@
 //! Solving: specs and channels to exact packages, for the target and never for the builder.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use rattler_conda_types::{
     Channel, GenericVirtualPackage, MatchSpec, RepoDataRecord, Subdir, Version,
@@ -130,18 +130,13 @@ pub async fn solve(
 }
 
 /// The packages to keep, each as its channel describes it now: metadata is patched after the
-/// fact, and a hash may be of a build that was replaced.
-fn kept<'a>(available: &'a [RepoData], keep: &'a [RepoDataRecord]) -> Vec<&'a RepoDataRecord> {
-    let wanted: HashMap<&Url, &RepoDataRecord> =
-        keep.iter().map(|record| (&record.url, record)).collect();
-    let mut found: HashMap<&Url, &RepoDataRecord> = wanted.clone();
-    for record in available.iter().flat_map(RepoData::iter) {
-        if let Some(known) = found.get_mut(&record.url) {
-            *known = record;
-        }
-    }
-    keep.iter()
-        .filter_map(|record| found.get(&record.url).copied())
+/// fact, a build may have been replaced under its name, and what was withdrawn is not kept.
+fn kept<'a>(available: &'a [RepoData], keep: &[RepoDataRecord]) -> Vec<&'a RepoDataRecord> {
+    let wanted: HashSet<&Url> = keep.iter().map(|record| &record.url).collect();
+    available
+        .iter()
+        .flat_map(RepoData::iter)
+        .filter(|record| wanted.contains(&record.url))
         .collect()
 }
 

@@ -207,7 +207,7 @@ fn a_killed_build_leaves_nothing_behind() {
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
     left.sort();
-    assert_eq!(left, ["code", "env.lock.yml", "env.yml"]);
+    assert_eq!(left, ["code", "env.lock.yml", "env.yml", "imgbuild.yaml"]);
 }
 
 #[test]

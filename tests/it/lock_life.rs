@@ -1,12 +1,9 @@
 //! The life of a lock: checked, used offline, moved a package at a time, and what it is made under.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-};
+mod base;
+mod channels;
+
+use std::{collections::BTreeSet, fs, process::Command};
 
 use imgbuild::{
     digest::Digest,
@@ -15,8 +12,8 @@ use imgbuild::{
 use rattler_conda_types::Subdir;
 
 use crate::{
-    mini::{Mini, base, blob_json, env, env_of, layout_manifest, names, read},
-    support::{Channel, Project, fixture, run, source},
+    mini::{Mini, blob_json, env, layout_manifest, names, read},
+    support::{Channel, Project, fixture, run},
 };
 
 const HELLO: &str = "hello-demo-1.0-0.tar.bz2";
@@ -40,13 +37,6 @@ fn files(project: &Project) -> Vec<String> {
         .map(|url| url.rsplit('/').next().unwrap().to_owned())
         .collect();
     files.into_iter().collect()
-}
-
-/// The digest in the lock's line about the base image.
-fn base_line(project: &Project) -> String {
-    let text = lock_text(project);
-    let line = text.lines().find(|line| line.contains("imgbuild: base"));
-    line.unwrap().to_owned()
 }
 
 #[test]
@@ -115,6 +105,10 @@ fn offline_a_lock_and_the_cache_are_enough() {
     assert!(out.stderr.contains("names-demo"), "{}", out.stderr);
     assert!(out.stderr.contains("without --offline"), "{}", out.stderr);
     assert!(!out.stderr.contains("trying again"), "{}", out.stderr);
+
+    let out = project.imgbuild(&["build", "env.yml", "--offline", "--push", "-t", "a:1"]);
+    out.expect(2);
+    assert!(out.stderr.contains("exclude each other"), "{}", out.stderr);
 
     fs::remove_dir_all(&project.cache).unwrap();
     fs::remove_file(project.path("env.lock.yml")).unwrap();
@@ -238,6 +232,19 @@ fn what_is_kept_is_taken_as_the_channel_has_it() {
     project.write("env.lock.yml", &text.replace(line, &wrong));
     project.ok(&["lock", "env.yml"]);
     assert_eq!(lock_text(&project), text);
+    // What the channel withdrew is not kept.
+    let withdrawn = Mini::of(&[HELLO_NEWER]);
+    let (from, to) = (withdrawn.path(), mini.path());
+    for file in ["linux-64/repodata.json", &format!("linux-64/{HELLO_NEWER}")] {
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    let out = project.ok(&["lock", "env.yml"]);
+    assert!(
+        out.stderr.contains("Updated hello-demo 1.0 -> 1.1"),
+        "{}",
+        out.stderr
+    );
+    let text = lock_text(&project);
     // One that is no lock any more is written anew.
     project.write("env.lock.yml", "<<<<<<< HEAD\n");
     let out = project.ok(&["lock", "env.yml"]);
@@ -270,327 +277,6 @@ fn the_machines_that_it_is_for_are_kept_and_compared() {
         out.stderr
     );
     assert!(lock_text(&project).contains("- __cuda=12.9=0\n"));
-}
-
-#[test]
-fn a_local_base_is_known_by_its_bytes() {
-    let mini = Mini::of(&[HELLO]);
-    let project = Project::new(&env(&mini.url(), &["hello-demo"]));
-    project.ok(&["lock", "env.yml"]);
-    let (digest, _) = layout_manifest(&fixture("IMGBUILD_TEST_BASE"));
-    assert_eq!(
-        base_line(&project),
-        format!("# imgbuild: base oci@{digest}")
-    );
-    let text = lock_text(&project);
-    for file in ["linux-64", "noarch"] {
-        // From here on no channel can be asked: only the base is renewed.
-        fs::remove_file(mini.path().join(file).join("repodata.json")).unwrap();
-    }
-
-    // Another base, which this program made.
-    let out = project.ok(&["build", "env.yml", "-o", "type=oci,dest=other"]);
-    let other = ["--base", "oci:other"];
-    let reason = format!("the base image changed from {digest} to {}", out.digest());
-    let refused = project.imgbuild(&[&["build", "env.yml", "--locked"], &other[..]].concat());
-    refused.expect(2);
-    assert!(refused.stderr.contains(&reason), "{}", refused.stderr);
-    assert_eq!(lock_text(&project), text);
-    let checked = project.imgbuild(&[&["lock", "env.yml", "--locked"], &other[..]].concat());
-    checked.expect(2);
-    let built = project.ok(&[&["build", "env.yml"], &other[..]].concat());
-    assert!(built.stderr.contains(&reason), "{}", built.stderr);
-    assert!(
-        built
-            .stderr
-            .contains(&format!("Updated base oci {digest} ->")),
-        "{}",
-        built.stderr
-    );
-    assert_eq!(lock_text(&project), text.replace(&digest, out.digest()));
-
-    // A lock from before bases were locked, and no base at all.
-    project.write("env.lock.yml", &text.replace(&base_line_of(&text), ""));
-    let built = project.ok(&["build", "env.yml"]);
-    assert!(
-        built.stderr.contains("it does not lock the base image"),
-        "{}",
-        built.stderr
-    );
-    assert_eq!(lock_text(&project), text);
-    project.ok(&["build", "env.yml", "--base", "scratch"]);
-    assert!(!lock_text(&project).contains("imgbuild: base"));
-}
-
-fn base_line_of(text: &str) -> String {
-    let line = text.lines().find(|line| line.contains("imgbuild: base"));
-    format!("{}\n", line.unwrap())
-}
-
-fn copy_image(layout: &str, to: &str) {
-    run(Command::new("skopeo").args([
-        "copy",
-        "--quiet",
-        "--insecure-policy",
-        "--dest-tls-verify=false",
-        layout,
-        &format!("docker://{to}"),
-    ]));
-}
-
-#[test]
-fn a_tag_that_moves_does_not_move_the_base() {
-    let mini = Mini::of(&[HELLO]);
-    let registry = fixture("IMGBUILD_TEST_REGISTRY");
-    let name = format!(
-        "{}/moving/base-{}:1",
-        registry.display(),
-        std::process::id()
-    );
-    copy_image(&base(), &name);
-    let project = Project::new(&env(&mini.url(), &["hello-demo"]));
-    project.write("imgbuild.yaml", &format!("base: {name}\n"));
-    let first = project.ok(&["build", "env.yml", "-o", "type=oci,dest=out"]);
-    let locked = base_line(&project);
-    assert!(
-        locked.starts_with(&format!("# imgbuild: base {name}@sha256:")),
-        "{locked}"
-    );
-    let text = lock_text(&project);
-
-    let moved = format!("oci:{}", project.path("out").display());
-    copy_image(&moved, &name);
-    // Nothing is asked of the registry while the cache has the locked one; else it is by digest.
-    for round in ["warm", "cold"] {
-        if round == "cold" {
-            fs::remove_dir_all(&project.cache).unwrap();
-        }
-        let again = project.ok(&["build", "env.yml", "--locked"]);
-        assert_eq!(again.digest(), first.digest(), "{round}");
-    }
-    project.ok(&["build", "env.yml", "--locked", "--offline"]);
-    for args in [&["lock", "env.yml", "--locked"][..], &["lock", "env.yml"]] {
-        let out = project.ok(args);
-        let words = format!("{name} is {} by now", first.digest());
-        assert!(out.stderr.contains(&words), "{}", out.stderr);
-        assert!(out.stderr.contains("--update-base"), "{}", out.stderr);
-        assert_eq!(lock_text(&project), text);
-    }
-    let out = project.ok(&["lock", "env.yml", "--update-base"]);
-    assert!(
-        base_line(&project).ends_with(&format!("@{}", first.digest())),
-        "{}",
-        out.stderr
-    );
-    let out = project.ok(&["lock", "env.yml", "--locked"]);
-    assert!(!out.stderr.contains("by now"), "{}", out.stderr);
-    // Another name is another base, and nothing else is solved again.
-    let other = name.replace(":1", ":2");
-    copy_image(&base(), &other);
-    let out = project.ok(&["build", "env.yml", "--base", &other]);
-    assert!(
-        out.stderr.contains(&format!("and not {other}")),
-        "{}",
-        out.stderr
-    );
-    assert_eq!(
-        lock_text(&project).replace(&base_line(&project), ""),
-        text.replace(&locked, "")
-    );
-}
-
-#[test]
-fn a_project_moves_with_its_channel() {
-    let mini = Mini::of(&[HELLO, GENERIC]);
-    let project = Project::new(&env("./my-channel", &["hello-demo", "generic-demo"]));
-    let copy = |to: &Path| {
-        run(Command::new("cp").arg("-a").arg(mini.path()).arg(to));
-    };
-    copy(&project.path("my-channel"));
-    project.ok(&["build", "env.yml"]);
-    let text = lock_text(&project);
-    let folder = project.dir.path().display().to_string();
-    assert!(!text.contains(&folder), "{text}");
-    assert!(
-        text.contains("- conda: ./my-channel/linux-64/hello-demo"),
-        "{text}"
-    );
-
-    let moved = Project::new(&read(&project, "env.yml"));
-    copy(&moved.path("my-channel"));
-    moved.write("env.lock.yml", &text);
-    moved.ok(&["build", "env.yml", "--locked"]);
-    moved.ok(&["lock", "env.yml"]);
-    assert_eq!(lock_text(&moved), text);
-
-    // A folder outside of the project: what moved is said.
-    let outside = Project::new(&env("../elsewhere", &["hello-demo"]));
-    outside.write("env.lock.yml", &text);
-    let out = outside.imgbuild(&["lock", "env.yml", "--locked"]);
-    out.expect(2);
-    assert!(
-        out.stderr.contains("the channels changed (env.yml:3:5)"),
-        "{}",
-        out.stderr
-    );
-}
-
-#[test]
-fn a_channel_before_a_package_is_searched_for_it() {
-    let (first, second) = (
-        Mini::of(&[HELLO_NEWER, NAMES_NEWER]),
-        Mini::of(&[HELLO, NAMES]),
-    );
-    let (one, two) = (Channel::serve(first.path()), Channel::serve(second.path()));
-    let named = format!("{}::hello-demo", two.url);
-    let project = Project::new(&env(&one.url, &[&named, "names-demo"]));
-    project.ok(&["lock", "env.yml"]);
-    assert_eq!(files(&project), [HELLO, NAMES_NEWER]);
-    assert!(lock_text(&project).contains(&format!("- conda: {}/linux-64/{HELLO}", two.url)));
-    project.ok(&["build", "env.yml", "--locked"]);
-    // It may be listed as well, and the same package of another channel is not the same.
-    project.write_env(&env_of(&[&one.url, &two.url], &[&named, "names-demo"]));
-    project.ok(&["build", "env.yml", "--locked"]);
-    project.write_env(&env_of(
-        &[&one.url, &two.url],
-        &["hello-demo", "names-demo"],
-    ));
-    project.ok(&["lock", "env.yml", "--update-all"]);
-    project.write_env(&env_of(&[&one.url, &two.url], &[&named, "names-demo"]));
-    let out = project.imgbuild(&["lock", "env.yml", "--locked"]);
-    out.expect(2);
-    assert!(
-        out.stderr.contains("::hello-demo' (env.yml:6:5)"),
-        "{}",
-        out.stderr
-    );
-}
-
-/// A channel that asks for a login.
-struct Private {
-    port: String,
-    server: Child,
-}
-
-impl Private {
-    fn serve(dir: &Path, login: &str) -> Self {
-        let mut server = Command::new("python3")
-            .arg(source("tests/support/serve.py"))
-            .arg(dir)
-            .args(["--while-stdin", "--auth", login])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(server.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let port = line.trim().rsplit(':').next().unwrap().to_owned();
-        Self { port, server }
-    }
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
-/// Every text file below a folder that holds a word.
-fn holding(dir: &Path, word: &str) -> String {
-    let out = Command::new("grep")
-        .args(["-rl", word])
-        .arg(dir)
-        .output()
-        .unwrap();
-    String::from_utf8(out.stdout).unwrap()
-}
-
-#[test]
-fn a_login_in_a_url_stays_out_of_everything() {
-    const SECRET: &str = "s3cretT0ken";
-    let mini = Mini::of(&[HELLO, NAMES]);
-    let private = Private::serve(mini.path(), &format!("me:{SECRET}"));
-    let channel = format!("http://${{CH_USER}}:$CH_TOKEN@127.0.0.1:{}", private.port);
-    let text = env(&channel, &["hello-demo"]);
-
-    let project = Project::new(&text);
-    let out = project.imgbuild(&["lock", "env.yml"]);
-    out.expect(2);
-    assert!(out.stderr.contains("CH_USER is not set"), "{}", out.stderr);
-    assert!(out.stderr.contains("env.yml:3:5"), "{}", out.stderr);
-
-    let project = Project::new(&text)
-        .with_env("CH_USER", "me")
-        .with_env("CH_TOKEN", SECRET);
-    let out = project.ok(&["build", "env.yml", "-o", "type=oci,dest=out"]);
-    assert!(!out.stderr.contains(SECRET), "{}", out.stderr);
-    let lock = lock_text(&project);
-    assert!(
-        lock.contains(&format!("url: http://127.0.0.1:{}/", private.port)),
-        "{lock}"
-    );
-    assert_eq!(holding(project.dir.path(), SECRET), "");
-    assert_eq!(holding(project.home(), SECRET), "");
-    // A cold cache needs the login for the packages alone.
-    fs::remove_dir_all(&project.cache).unwrap();
-    project.ok(&["build", "env.yml", "--locked"]);
-
-    // Written out, and wrong: no word of it in the error.
-    let wrong = format!("http://me:not{SECRET}@127.0.0.1:{}", private.port);
-    project.write_env(&env(&wrong, &["hello-demo", "names-demo"]));
-    fs::remove_dir_all(&project.cache).unwrap();
-    let out = project.imgbuild(&["lock", "env.yml"]);
-    out.expect(3);
-    assert!(out.stderr.contains("401"), "{}", out.stderr);
-    assert!(!out.stderr.contains(SECRET), "{}", out.stderr);
-    project.write_env(&env(&wrong, &["hello-demo ==="]));
-    let out = project.imgbuild(&["lock", "env.yml"]);
-    out.expect(2);
-    assert!(!out.stderr.contains(SECRET), "{}", out.stderr);
-}
-
-#[test]
-fn a_token_in_a_path_stays_out_of_everything() {
-    const TOKEN: &str = "tk-0123456789";
-    let mini = Mini::of(&[HELLO]);
-    let root = tempfile::tempdir().unwrap();
-    fs::create_dir_all(root.path().join("t").join(TOKEN)).unwrap();
-    run(Command::new("cp")
-        .arg("-a")
-        .arg(mini.path())
-        .arg(root.path().join("t").join(TOKEN).join("chan")));
-    let served = Channel::serve(root.path());
-    let project = Project::new(&env(
-        &format!("{}/t/${{TOKEN}}/chan", served.url),
-        &["hello-demo"],
-    ))
-    .with_env("TOKEN", TOKEN);
-    let out = project.ok(&["build", "env.yml"]);
-    assert!(!out.stderr.contains(TOKEN), "{}", out.stderr);
-    assert!(lock_text(&project).contains(&format!("{}/chan/linux-64/{HELLO}", served.url)));
-    assert_eq!(holding(project.dir.path(), TOKEN), "");
-    assert_eq!(holding(project.home(), TOKEN), "");
-    // Gone: the error names the place without the token.
-    fs::remove_dir_all(&project.cache).unwrap();
-    fs::remove_file(
-        root.path()
-            .join("t")
-            .join(TOKEN)
-            .join("chan/linux-64")
-            .join(HELLO),
-    )
-    .unwrap();
-    let out = project.imgbuild(&["build", "env.yml"]);
-    out.expect(3);
-    assert!(out.stderr.contains("404"), "{}", out.stderr);
-    assert!(!out.stderr.contains(TOKEN), "{}", out.stderr);
-    fs::remove_dir_all(root.path().join("t").join(TOKEN)).unwrap();
-    let out = project.imgbuild(&["lock", "env.yml"]);
-    out.expect(3);
-    assert!(!out.stderr.contains(TOKEN), "{}", out.stderr);
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! The base image that a lock names.
+
+use super::lock::Locker;
+use crate::{
+    base::{BaseImage, BaseSource, Loader, Platform},
+    digest::Digest,
+    docker,
+    error::Result,
+    lock::{Lock, LockedBase},
+};
+
+impl Locker<'_> {
+    pub(super) fn loader(&self) -> Loader {
+        Loader {
+            store: self.store.clone(),
+            reporter: self.reporter.clone(),
+            platform: Platform::linux_amd64(),
+            offline: self.locking.offline,
+        }
+    }
+
+    /// What a lock has of the base image that is wanted now.
+    pub(super) fn pin<'l>(&self, lock: &'l Lock) -> Option<&'l LockedBase> {
+        let wanted = LockedBase::reference_of(&self.spec.base)?;
+        lock.base.as_ref().filter(|base| base.reference == wanted)
+    }
+
+    pub(super) fn load_base(&self, lock: Option<&Lock>) -> Result<BaseImage> {
+        let pin = lock.and_then(|lock| self.pin(lock));
+        let daemon = async { Ok(docker::connect().await?.docker) };
+        let loader = self.loader();
+        let loading = loader.load(&self.spec.base, pin.map(|pin| &pin.digest), daemon);
+        self.runtime.block_on(loading)
+    }
+
+    pub(super) fn locked_base(&self, digest: Option<Digest>) -> Option<LockedBase> {
+        Some(LockedBase {
+            reference: LockedBase::reference_of(&self.spec.base)?,
+            digest: digest?,
+        })
+    }
+
+    /// Asks the registry where a tag points by now. The lock holds without the answer, so none is
+    /// no error.
+    pub(super) fn say_if_moved(&self, locked: Option<&LockedBase>) {
+        let (BaseSource::Registry(reference), Some(locked)) = (&self.spec.base, locked) else {
+            return;
+        };
+        if self.locking.offline || locked.reference != *reference {
+            return;
+        }
+        let asked = self.runtime.block_on(self.loader().resolve(reference));
+        if let Ok(now) = asked
+            && now != locked.digest
+        {
+            self.reporter.warn(format!(
+                "{reference} is {now} by now; the lock keeps {} (imgbuild lock --update-base takes \
+                 the new one)",
+                locked.digest
+            ));
+        }
+    }
+}
