@@ -1,29 +1,22 @@
-//! Downloads: package archives into the store, verified before a byte is used.
+//! Downloads: package archives and wheels into the store, verified before a byte is used.
 
-use std::{io::Write, path::PathBuf, time::Duration};
+mod download;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use std::path::PathBuf;
+
 use rattler_conda_types::RepoDataRecord;
 use reqwest_middleware::ClientWithMiddleware;
-use tokio::io::AsyncReadExt;
-use url::Url;
 
 use crate::{
     digest::Digest,
-    error::{Error, Result, chain},
+    error::{Error, Result},
+    lock::LockedWheel,
     package::{ArchiveKind, PackageArchive, place},
-    report::{Reporter, Task, human_bytes},
-    store::{BlobWriter, Store},
+    report::Reporter,
+    spec::PipSection,
+    store::Store,
 };
-
-/// Downloads under way at once; more do not help one host, and hurt small ones.
-const CONCURRENT: usize = 8;
-/// Tries of one download, the first included.
-const TRIES: u32 = 4;
-/// The pause before the second try; each further one is four times as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause that a server may ask for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+use download::{Download, fetch_all};
 
 /// Brings every package into the store; those that are there are not asked for again.
 ///
@@ -35,29 +28,53 @@ pub async fn fetch_packages(
     store: &Store,
     reporter: &Reporter,
 ) -> Result<()> {
-    let mut missing = Vec::new();
-    for record in records {
-        if !store.package_path(&sha256_of(record)?).exists() {
-            missing.push(*record);
-        }
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let total: u64 = missing.iter().filter_map(|r| r.package_record.size).sum();
-    reporter.step(format!(
-        "Fetching {} of {} packages, {}",
-        missing.len(),
-        records.len(),
-        human_bytes(total)
-    ));
-    let all = reporter.bytes("all packages", Some(total));
-    stream::iter(missing)
-        .map(|record| fetch(record, client, store, reporter, &all))
-        .buffer_unordered(CONCURRENT)
-        .try_collect::<Vec<()>>()
-        .await?;
-    Ok(())
+    let downloads = records
+        .iter()
+        .map(|record| {
+            let sha256 = sha256_of(record)?;
+            Ok(Download {
+                label: record.package_record.name.as_normalized().to_owned(),
+                place: place(record),
+                url: record.url.clone(),
+                sha256,
+                size: record.package_record.size,
+                path: store.package_path(&sha256),
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    fetch_all("packages", downloads, client, store, reporter).await
+}
+
+/// Brings every wheel into the store; those that are there are not asked for again.
+///
+/// A lock has no credentials; `section`, the environment file's, has those of its indexes.
+///
+/// # Errors
+/// The first wheel that cannot be had, or whose hash is wrong; nothing of it is kept.
+pub async fn fetch_wheels(
+    wheels: &[LockedWheel],
+    section: &PipSection,
+    client: &ClientWithMiddleware,
+    store: &Store,
+    reporter: &Reporter,
+) -> Result<()> {
+    let downloads = wheels
+        .iter()
+        .map(|wheel| Download {
+            label: wheel.name.clone(),
+            place: wheel.file_name(),
+            url: section.with_credentials(&wheel.url),
+            sha256: wheel.sha256,
+            size: wheel.size,
+            path: wheel_path(wheel, store),
+        })
+        .collect();
+    fetch_all("wheels", downloads, client, store, reporter).await
+}
+
+/// Where a wheel that [`fetch_wheels`] brought lies.
+pub fn wheel_path(wheel: &LockedWheel, store: &Store) -> PathBuf {
+    store.wheel_path(&wheel.sha256)
 }
 
 /// The archive of a package that [`fetch_packages`] brought.
@@ -89,168 +106,89 @@ pub fn sha256_of(record: &RepoDataRecord) -> Result<Digest> {
     Ok(Digest::from_bytes(hash.into()))
 }
 
-async fn fetch(
-    record: &RepoDataRecord,
-    client: &ClientWithMiddleware,
-    store: &Store,
-    reporter: &Reporter,
-    all: &Task,
-) -> Result<()> {
-    let name = record.package_record.name.as_normalized();
-    let task = reporter.bytes(name, record.package_record.size);
-    let expected = sha256_of(record)?;
-    let mut attempt = 1;
-    let writer = loop {
-        let writer = store.blob_writer()?;
-        match download(&record.url, client, writer, &task, all).await {
-            Ok(writer) => break writer,
-            Err(Failure::Final(e)) => return Err(e),
-            Err(Failure::Passing(passing)) if attempt < TRIES => {
-                for progress in [&task, all] {
-                    progress.take_back(passing.received);
-                }
-                let pause = passing.pause.unwrap_or(FIRST_PAUSE * 4u32.pow(attempt - 1));
-                reporter.step(format_args!(
-                    "{name}: trying again in {} ms ({})",
-                    pause.as_millis(),
-                    passing.why
-                ));
-                tokio::time::sleep(pause).await;
-                attempt += 1;
-            }
-            Err(Failure::Passing(passing)) => {
-                return Err(unreachable(record, &passing.why, attempt));
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        net::TcpListener,
+        thread,
     };
-    match writer.finish_expecting(&expected, |store| store.package_path(&expected))? {
-        Ok(_) => Ok(()),
-        Err((found, size)) => Err(wrong_hash(record, &expected, &found, size)),
-    }
-}
 
-enum Failure {
-    /// Worth another try.
-    Passing(Passing),
-    /// It will not get better.
-    Final(Error),
-}
+    use super::*;
+    use crate::spec::PipSources;
 
-#[derive(Default)]
-struct Passing {
-    why: String,
-    /// The bytes that came before it.
-    received: u64,
-    /// How long the server asks to wait.
-    pause: Option<Duration>,
-}
-
-impl Passing {
-    fn new(why: String) -> Self {
-        Self {
-            why,
-            ..Self::default()
-        }
-    }
-}
-
-/// What a middleware refuses, such as that of `--offline`, it refuses again.
-fn unsent(url: &Url, error: &reqwest_middleware::Error) -> Failure {
-    match error {
-        reqwest_middleware::Error::Middleware(_) => Failure::Final(refused(url, &chain(error))),
-        reqwest_middleware::Error::Reqwest(_) => Failure::Passing(Passing::new(chain(error))),
-    }
-}
-
-async fn download(
-    url: &Url,
-    client: &ClientWithMiddleware,
-    mut writer: BlobWriter,
-    task: &Task,
-    all: &Task,
-) -> std::result::Result<BlobWriter, Failure> {
-    let mut write = |bytes: &[u8]| {
-        task.add(bytes.len() as u64);
-        all.add(bytes.len() as u64);
-        writer
-            .write_all(bytes)
-            .map_err(|e| Failure::Final(Error::environment("cannot write to the cache").why(e)))
-    };
-    if let Some(path) = local_path(url) {
-        let cannot = |e| Failure::Final(Error::io("read", &path, e));
-        let mut file = tokio::fs::File::open(&path).await.map_err(cannot)?;
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let n = file.read(&mut buffer).await.map_err(cannot)?;
-            if n == 0 {
-                break;
+    /// Serves these bytes to whoever signs in as me with the password pw.
+    fn serve(bytes: &'static [u8]) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let head: Vec<String> = lines
+                    .map(Result::unwrap)
+                    .take_while(|line| !line.is_empty())
+                    .collect();
+                // base64 of me:pw
+                let known = head.iter().any(|line| line.ends_with("Basic bWU6cHc="));
+                let (status, body) = match known {
+                    true => ("200 OK", bytes),
+                    false => ("401 Unauthorized", &b""[..]),
+                };
+                let length = body.len();
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+                );
+                stream.write_all(head.as_bytes()).unwrap();
+                stream.write_all(body).unwrap();
             }
-            write(&buffer[..n])?;
-        }
-        return Ok(writer);
-    }
-    let response = client
-        .get(url.clone())
-        .send()
-        .await
-        .map_err(|e| unsent(url, &e))?;
-    let status = response.status();
-    if !status.is_success() {
-        let text = format!("the server answered {status}");
-        return Err(if status.is_server_error() || status.as_u16() == 429 {
-            Failure::Passing(Passing {
-                pause: retry_after(&response),
-                ..Passing::new(text)
-            })
-        } else {
-            Failure::Final(refused(url, &text))
         });
+        port
     }
-    let mut body = response.bytes_stream();
-    let mut received = 0;
-    while let Some(bytes) = body.next().await {
-        let bytes = bytes.map_err(|e| {
-            Failure::Passing(Passing {
-                received,
-                ..Passing::new(chain(&e))
-            })
-        })?;
-        received += bytes.len() as u64;
-        write(&bytes)?;
+
+    #[test]
+    fn a_wheel_is_asked_for_with_the_login_of_its_index() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let port = serve(b"wheel");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let client = ClientWithMiddleware::from(reqwest::Client::new());
+        let fetch = |login: &str, sha256| {
+            let index = format!("http://{login}127.0.0.1:{port}/simple").parse();
+            let section = PipSection {
+                sources: PipSources {
+                    index_url: Some(index.unwrap()),
+                    ..PipSources::default()
+                },
+                ..PipSection::default()
+            };
+            let wheel = LockedWheel {
+                name: "a".into(),
+                version: "1".into(),
+                url: format!("http://127.0.0.1:{port}/files/a-1-py3-none-any.whl")
+                    .parse()
+                    .unwrap(),
+                sha256,
+                size: None,
+            };
+            let wheels = [wheel];
+            let reporter = Reporter::stderr(true);
+            let fetching = fetch_wheels(&wheels, &section, &client, &store, &reporter);
+            let fetched = runtime.block_on(fetching).map_err(|e| e.to_string());
+            fetched.map(|()| std::fs::read(wheel_path(&wheels[0], &store)).unwrap())
+        };
+        let sha256 = Digest::of(b"wheel");
+        let refused = fetch("", sha256).unwrap_err();
+        assert!(refused.contains("401 Unauthorized"), "{refused}");
+        let wrong = fetch("me:pw@", Digest::of(b"other")).unwrap_err();
+        assert!(wrong.contains("not what its hash says"), "{wrong}");
+        assert!(!wrong.contains("pw"), "{wrong}");
+        assert_eq!(fetch("me:pw@", sha256).unwrap(), b"wheel");
+        // It is in the store by now.
+        assert_eq!(fetch("", sha256).unwrap(), b"wheel");
     }
-    Ok(writer)
-}
-
-/// `Retry-After` in seconds (RFC 9110, 10.2.3), within reason; the form with a date is rare.
-fn retry_after(response: &reqwest::Response) -> Option<Duration> {
-    let value = response.headers().get(reqwest::header::RETRY_AFTER)?;
-    let seconds: u64 = value.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST_PAUSE))
-}
-
-fn local_path(url: &Url) -> Option<PathBuf> {
-    (url.scheme() == "file").then(|| url.to_file_path().ok())?
-}
-
-fn refused(url: &Url, text: &str) -> Error {
-    Error::environment("a package cannot be downloaded")
-        .at(url)
-        .why(text)
-        .hint("if the channel moved on since the lock was made, run `imgbuild lock` again")
-}
-
-fn unreachable(record: &RepoDataRecord, why: &str, tries: u32) -> Error {
-    Error::environment("a package cannot be downloaded")
-        .at(&record.url)
-        .why(format!("{why} (tried {tries} times)"))
-        .hint("check the network or a proxy (HTTPS_PROXY) and run the command again")
-}
-
-fn wrong_hash(record: &RepoDataRecord, expected: &Digest, found: &Digest, size: u64) -> Error {
-    Error::environment("a package is not what its hash says; nothing of it was kept")
-        .at(place(record))
-        .why(format!("from {}", record.url))
-        .why(format!("expected {expected}"))
-        .why(format!("received {found} ({size} bytes)"))
-        .hint("a stale index or a proxy that changes files: run `imgbuild lock` again, or report it to the channel")
 }

@@ -59,6 +59,14 @@ pub struct PipConditions {
 /// The index that pip asks when nothing is said.
 const PYPI: &str = "https://pypi.org/simple";
 
+/// A place of `--find-links` as a lock may have it.
+fn shown(place: &str) -> String {
+    match place.parse::<Url>() {
+        Ok(url) if url.has_host() => clean(&url),
+        _ => place.to_owned(),
+    }
+}
+
 impl PipConditions {
     /// The conditions of requirements of these names, which need not be sorted.
     pub fn new(mut names: Vec<String>, sources: &PipSources) -> Self {
@@ -73,7 +81,11 @@ impl PipConditions {
         Self {
             names,
             indexes,
-            find_links: sources.find_links.clone(),
+            find_links: sources
+                .find_links
+                .iter()
+                .map(|place| shown(place))
+                .collect(),
             prereleases: sources.prereleases,
         }
     }

@@ -6,6 +6,7 @@ mod client;
 mod conditions;
 mod file;
 mod header;
+pub mod pip;
 mod renew;
 mod satisfies;
 mod solve;

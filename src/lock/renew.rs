@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use pep508_rs::{ExtraName, Requirement, VerbatimUrl, VersionOrUrl};
+use pep508_rs::{ExtraName, VersionOrUrl};
 use rattler_conda_types::RepoDataRecord;
 
 use super::{
     Conditions, Lock, LockedBase, LockedEnv, LockedWheel, PipConditions, WantedSpec,
     conditions::clean,
+    pip::markers,
     satisfies::{WantedChannel, unsatisfied},
 };
 use crate::{
@@ -174,15 +175,9 @@ pub fn pip_conditions(pip: &PipSection) -> Option<PipConditions> {
     (!pip.requirements.is_empty()).then(|| PipConditions::new(names, &pip.sources))
 }
 
-fn parse(requirement: &PipRequirement) -> Option<Requirement<VerbatimUrl>> {
-    requirement.text.parse().ok()
-}
-
-/// The name with its extras; the text itself where it is no PEP 508 requirement.
+/// The name with its extras.
 fn name_of(requirement: &PipRequirement) -> String {
-    let Some(parsed) = parse(requirement) else {
-        return requirement.text.replace(char::is_whitespace, "");
-    };
+    let parsed = &requirement.parsed;
     let mut extras: Vec<&str> = parsed.extras.iter().map(ExtraName::as_ref).collect();
     extras.sort_unstable();
     match extras.is_empty() {
@@ -196,15 +191,26 @@ fn pip(lock: &Lock, wanted: &Wanted<'_>) -> Vec<Unmet> {
     let locked = lock.conditions.pip.as_ref().unwrap_or(&nothing);
     let asked = pip_conditions(wanted.pip).unwrap_or_default();
     let mut all = Vec::new();
-    for requirement in &wanted.pip.requirements {
-        let known = locked.names.contains(&name_of(requirement));
-        if !known || !allows(requirement, lock.env.wheels()) {
+    let markers = markers(lock.env.packages());
+    let applies = |requirement: &PipRequirement| {
+        let evaluate = |markers| requirement.parsed.evaluate_markers(markers, &[]);
+        markers.as_ref().is_none_or(evaluate)
+    };
+    let asks = wanted.pip.requirements.iter().map(|line| (line, true));
+    let limits = wanted.pip.constraints.iter().map(|line| (line, false));
+    for (requirement, asks) in asks.chain(limits) {
+        let known = !asks || locked.names.contains(&name_of(requirement));
+        let allowed = !applies(requirement) || allows(requirement, lock.env.wheels());
+        if !known || !allowed {
             let place = Place {
                 line: requirement.line,
                 column: requirement.column,
             };
             let what = format!("no locked wheel meets '{}'", requirement.text);
-            all.push(Unmet::at(place, what));
+            all.push(match requirement.included {
+                true => Unmet::anywhere(format!("{what} ({})", requirement.place())),
+                false => Unmet::at(place, what),
+            });
         }
     }
     let gone = locked
@@ -228,21 +234,21 @@ fn pip(lock: &Lock, wanted: &Wanted<'_>) -> Vec<Unmet> {
 /// Whether the wheel of that name, when there is one, is of a version that is asked for. A name
 /// without a wheel is a package that conda brings, or one that a marker leaves out.
 fn allows(requirement: &PipRequirement, wheels: &[LockedWheel]) -> bool {
-    let Some(parsed) = parse(requirement) else {
+    let Some(wheel) = wheels.iter().find(|wheel| wheel.name == requirement.name()) else {
         return true;
     };
-    let name = parsed.name.to_string();
-    let Some(wheel) = wheels.iter().find(|wheel| wheel.name == name) else {
-        return true;
-    };
-    match &parsed.version_or_url {
+    let hashes = &requirement.hashes;
+    if !hashes.is_empty() && !hashes.contains(&wheel.sha256) {
+        return false;
+    }
+    match &requirement.parsed.version_or_url {
         None => true,
         Some(VersionOrUrl::VersionSpecifier(specifiers)) => wheel
             .version
             .parse()
             .is_ok_and(|version| specifiers.contains(&version)),
         Some(VersionOrUrl::Url(url)) => {
-            let mut url = url.to_url();
+            let mut url = url.clone();
             url.set_fragment(None);
             clean(&url) == clean(&wheel.url)
         }

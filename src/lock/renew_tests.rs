@@ -214,11 +214,19 @@ fn the_base_is_held_against_what_is_found() {
     assert!(reason(None, Some("oci"), Some(&one)).is_some());
 }
 
+/// The line that stands in a requirements file.
+const INCLUDED: usize = 12;
+
 fn pip(lines: &[&str]) -> PipSection {
     let requirement = |(text, line): (&&str, usize)| PipRequirement {
         text: text.to_string(),
+        file: "e.yml".into(),
         line,
         column: 7,
+        included: line == INCLUDED,
+        pep508: text.to_string(),
+        parsed: text.parse().unwrap(),
+        hashes: Vec::new(),
     };
     PipSection {
         requirements: lines.iter().zip(9..).map(requirement).collect(),
@@ -279,6 +287,22 @@ fn pip_requirements_are_held_against_wheels() {
     ] {
         assert_eq!(reasons(&lines)[0], reason);
     }
+    let mut limited = pip(&["torch", "my-app[a,b]", "numpy"]);
+    limited.constraints = pip(&["torch<2", "other>7"]).requirements;
+    limited.requirements[1].hashes = vec![Digest::of(b"another wheel")];
+    let asked_for = Asked {
+        pip: limited,
+        ..asked(&["a", "d"])
+    };
+    assert_eq!(
+        asked_for.reasons(&locked),
+        [
+            "no locked wheel meets 'my-app[a,b]' (e.yml:10:7)",
+            "no locked wheel meets 'torch<2' (e.yml:9:7)"
+        ]
+    );
+    let included = reasons(&["torch", "my-app[a,b]", "numpy", "scipy"]);
+    assert_eq!(included, ["no locked wheel meets 'scipy' (e.yml:12:7)"]);
     assert_eq!(
         reasons(&[]),
         [

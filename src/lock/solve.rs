@@ -45,6 +45,11 @@ pub struct VirtualPackages {
 }
 
 impl VirtualPackages {
+    /// The glibc of the image.
+    pub fn glibc(&self) -> &str {
+        self.glibc.as_deref().unwrap_or(GLIBC)
+    }
+
     /// All of them, as the solver takes them.
     ///
     /// # Errors
@@ -59,10 +64,7 @@ impl VirtualPackages {
             .transpose()?;
         packages.libc = Some(LibC {
             family: "glibc".into(),
-            version: version(
-                "CONDA_OVERRIDE_GLIBC",
-                self.glibc.as_deref().unwrap_or(GLIBC),
-            )?,
+            version: version("CONDA_OVERRIDE_GLIBC", self.glibc())?,
         });
         Ok(packages.into_generic_virtual_packages().collect())
     }

@@ -22,9 +22,14 @@ pub struct LockedWheel {
 impl LockedWheel {
     /// The wheel's file name (PEP 427): the last segment of its URL, percent-decoded.
     pub fn file_name(&self) -> String {
-        let last = self.url.path_segments().and_then(Iterator::last);
-        percent_encoding::percent_decode_str(last.unwrap_or_default())
-            .decode_utf8_lossy()
-            .into_owned()
+        file_name(&self.url)
     }
+}
+
+/// The last segment of a URL, percent-decoded.
+pub(super) fn file_name(url: &Url) -> String {
+    let last = url.path_segments().and_then(Iterator::last);
+    percent_encoding::percent_decode_str(last.unwrap_or_default())
+        .decode_utf8_lossy()
+        .into_owned()
 }

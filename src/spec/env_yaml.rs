@@ -9,7 +9,7 @@ use url::Url;
 use crate::{
     error::{Error, Result},
     spec::{
-        PipSection, check, expand, selectors,
+        PipSection, check, expand, pip, selectors,
         source::{Place, Source, quoted},
         yaml::{self, Node, Value},
     },
@@ -166,7 +166,7 @@ impl EnvYaml {
     ///
     /// # Errors
     /// An input error with the place, for anything conda would not take either, for keys it
-    /// does not know, for `pip:` sections, and for lock files.
+    /// does not know, for pip packages that would have to be built, and for lock files.
     pub fn parse(text: &str, file: &str, dir: &Path) -> Result<Self> {
         refuse_locks(text, file)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -197,7 +197,7 @@ impl EnvYaml {
         match key.scalar().unwrap_or_default() {
             "name" => self.name = name(source, value)?,
             "channels" => self.channels = channels(source, dir, value)?,
-            "dependencies" => self.specs = dependencies(source, value)?,
+            "dependencies" => self.dependencies(source, dir, value)?,
             "variables" => self.variables = variables(source, value)?,
             "prefix" => self.warnings.push(format!(
                 "{}:{}: 'prefix:' is ignored, it names a folder of another machine; the image's prefix is set in imgbuild.yaml",
@@ -205,6 +205,31 @@ impl EnvYaml {
             )),
             "platforms" => self.platforms(source, key, value)?,
             _ => return source.unknown_key(key, KEYS),
+        }
+        Ok(())
+    }
+
+    fn dependencies(&mut self, source: Source, dir: &Path, value: &Node) -> Result<()> {
+        for item in source.list(value, "dependencies")? {
+            match &item.value {
+                Value::Map(entries) => self.sub_section(source, dir, entries)?,
+                _ => self.specs.push(spec(source, item)?),
+            }
+        }
+        Ok(())
+    }
+
+    fn sub_section(&mut self, source: Source, dir: &Path, entries: &[(Node, Node)]) -> Result<()> {
+        for (key, value) in entries {
+            let name = key.scalar().unwrap_or_default();
+            if name != "pip" {
+                let what = format!("{} is not a package spec", quoted(name));
+                return Err(source
+                    .error(key.place, what, "a map stands where a package is expected")
+                    .hint("write package, package>=1.2, package=1.2 or package=1.2=build"));
+            }
+            let items = source.list(value, "pip")?;
+            self.pip.add(source, dir, items, pip::Host::real())?;
         }
         Ok(())
     }
@@ -366,7 +391,8 @@ fn path_url(text: &str, dir: &Path) -> Result<String, String> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
-fn without_dots(path: &Path) -> PathBuf {
+/// A path without `.` and `..`, by its words alone.
+pub(crate) fn without_dots(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in path.components() {
         match part {
@@ -378,17 +404,6 @@ fn without_dots(path: &Path) -> PathBuf {
         }
     }
     clean
-}
-
-fn dependencies(source: Source, value: &Node) -> Result<Vec<Spec>> {
-    let mut specs = Vec::new();
-    for item in source.list(value, "dependencies")? {
-        match &item.value {
-            Value::Map(entries) => sub_section(source, entries)?,
-            _ => specs.push(spec(source, item)?),
-        }
-    }
-    Ok(specs)
 }
 
 /// Reads one match spec of a list, with an error that shows the place and the forms there are.
@@ -406,24 +421,6 @@ pub(super) fn spec(source: Source, item: &Node) -> Result<Spec> {
     spec.line = item.place.line;
     spec.column = item.place.column;
     Ok(spec)
-}
-
-fn sub_section(source: Source, entries: &[(Node, Node)]) -> Result<()> {
-    for (key, value) in entries {
-        let name = key.scalar().unwrap_or_default();
-        if name != "pip" {
-            let what = format!("{} is not a package spec", quoted(name));
-            return Err(source
-                .error(key.place, what, "a map stands where a package is expected")
-                .hint("write package, package>=1.2, package=1.2 or package=1.2=build"));
-        }
-        if !source.list(value, "pip")?.is_empty() {
-            return Err(source
-                .error(key.place, "pip packages are not supported yet", "the file has a 'pip:' section")
-                .hint("pip packages come with a later version; use the conda packages of the same names meanwhile"));
-        }
-    }
-    Ok(())
 }
 
 fn variables(source: Source, value: &Node) -> Result<Vec<(String, String)>> {

@@ -156,7 +156,7 @@ fn texts_of_refusals() {
     let cases = [
         "name: x\ndependncies:\n  - python\n",
         "dependencies:\n  - python=3.11\n  - numpy>>1\n",
-        "dependencies:\n  - python\n  - pip:\n    - torch\n",
+        "dependencies:\n  - python\n  - pip:\n    - git+https://host/x\n",
         "dependencies:\n  - https://host/linux-64/a-1-0.conda\n",
         "dependencies:\n  - py*\n",
         "dependencies:\n  - sel(linux): gcc\n",

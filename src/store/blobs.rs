@@ -14,6 +14,9 @@ use crate::{
     error::{Error, Result},
 };
 
+/// Blobs are world-readable, as a registry's or a shared cache's are; tempfile makes 0600.
+pub(super) const READABLE: u32 = 0o644;
+
 impl Store {
     /// Where a blob lies, or would lie.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -23,6 +26,11 @@ impl Store {
     /// Where a package archive lies, or would lie.
     pub fn package_path(&self, digest: &Digest) -> PathBuf {
         self.root().join("packages").join(digest.hex())
+    }
+
+    /// Where a wheel lies, or would lie.
+    pub fn wheel_path(&self, digest: &Digest) -> PathBuf {
+        self.root().join("wheels").join(digest.hex())
     }
 
     /// Whether the blob is here with this size; a file of another size does not count.
@@ -108,7 +116,7 @@ impl BlobWriter {
     pub fn finish(self) -> Result<(Digest, u64)> {
         let store = self.store.clone();
         let (file, digest, size) = self.out.finish();
-        persist(file, &store.blob_path(&digest))?;
+        persist(file, &store.blob_path(&digest), READABLE)?;
         Ok((digest, size))
     }
 
@@ -127,28 +135,24 @@ impl BlobWriter {
         if digest != *expected {
             return Ok(Err((digest, size)));
         }
-        persist(file, &place(&store))?;
+        persist(file, &place(&store), READABLE)?;
         Ok(Ok(size))
     }
 
-    pub(super) fn finish_at(self, path: &Path) -> Result<()> {
+    pub(super) fn finish_at(self, path: &Path, mode: u32) -> Result<()> {
         let (file, _, _) = self.out.finish();
-        persist(file, path)
+        persist(file, path, mode)
     }
 }
 
-fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
+fn persist(file: NamedTempFile, path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
     let named = |e| Error::io("write", path, e);
     file.as_file().sync_all().map_err(named)?;
-    // Blobs are world-readable, as a registry's or a shared cache's are; tempfile makes 0600.
-    set_mode(file.as_file()).map_err(named)?;
+    let permissions = fs::Permissions::from_mode(mode);
+    file.as_file().set_permissions(permissions).map_err(named)?;
     file.persist(path).map_err(|e| named(e.error))?;
     Ok(())
-}
-
-fn set_mode(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
 #[cfg(test)]

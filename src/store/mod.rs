@@ -3,9 +3,11 @@
 //! ```text
 //! blobs/sha256/<hex>   layers, configs, manifests, by the sha256 of their bytes
 //! packages/<hex>       package archives, by their sha256
+//! wheels/<hex>         wheels, by their sha256
 //! layers/<key>.json    LayerKey -> diff id, digest and size of a layer that was built
 //! surveys/<key>.json   what a set of packages means for an environment
 //! images/<name>.json   image reference -> manifest descriptor
+//! pip/                 what uv keeps, and the stand-ins that it is given
 //! repodata/            channel indexes, kept by the repodata gateway
 //! tmp/                 files being written
 //! ```
@@ -43,9 +45,11 @@ impl Store {
         for folder in [
             "blobs/sha256",
             "packages",
+            "wheels",
             "layers",
             "surveys",
             "images",
+            "pip",
             "repodata",
             "tmp",
         ] {
@@ -88,6 +92,28 @@ impl Store {
         self.root.join("repodata")
     }
 
+    /// Where uv's cache is, and the stand-ins that it is given.
+    pub fn pip_dir(&self) -> PathBuf {
+        self.root.join("pip")
+    }
+
+    /// Keeps a small file for uv under a name that says its content; returns its path.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_pip_file(&self, name: &str, bytes: &[u8], mode: u32) -> Result<PathBuf> {
+        use std::io::Write;
+        let path = self.pip_dir().join(name);
+        if !path.exists() {
+            let mut writer = self.blob_writer()?;
+            writer
+                .write_all(bytes)
+                .map_err(|e| Error::io("write", &path, e))?;
+            writer.finish_at(&path, mode)?;
+        }
+        Ok(path)
+    }
+
     /// Where files lie while they are written; on the same file system as the rest.
     pub fn tmp_dir(&self) -> PathBuf {
         self.root.join("tmp")
@@ -104,7 +130,10 @@ impl Store {
             let alive = writer.is_some_and(|pid| Path::new("/proc").join(pid).exists());
             if !alive {
                 // Another process may have swept it first.
-                let _ = fs::remove_file(entry.path());
+                let _ = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    true => fs::remove_dir_all(entry.path()),
+                    false => fs::remove_file(entry.path()),
+                };
             }
         }
     }
@@ -115,6 +144,6 @@ impl Store {
         writer
             .write_all(bytes)
             .map_err(|e| Error::io("write", path, e))?;
-        writer.finish_at(path)
+        writer.finish_at(path, blobs::READABLE)
     }
 }

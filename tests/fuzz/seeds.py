@@ -17,6 +17,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = 20_000  # bytes; larger seeds slow every run down
 
+PIP = r"""dependencies:
+- python=3.11
+- pip:
+  - -i https://me:${HOME}@h/simple --extra-index-url=https://h/cu118 -f ./w
+  - torch[a,b]==2.1.0+cu118 ; python_version >= '3.8' and (os_name == 'posix' or extra == 'x')
+  - pkg @ https://h/pkg-1.0-py3-none-any.whl#sha256=00
+  - ./dist/pkg-1.0-py3-none-any.whl[x]
+  - |
+    six~=1.16,!=1.17 \
+      --hash=sha256:0000000000000000000000000000000000000000000000000000000000000000
+    -r more.txt  # in a file of its own
+"""
+
 LOCK = """version: 7
 platforms:
 - name: linux-64
@@ -94,6 +107,7 @@ def main():
     shutil.rmtree(out, ignore_errors=True)
     copy("env-yaml", "tests/support/envs/*.yml")
     copy("env-yaml", "images/*/env.yml")
+    write("env-yaml", "pip", PIP)
     copy("imgbuild-yaml", "images/*/imgbuild.yaml")
     for name, text in enumerate(["python -c 'import x' \"a b\"", "8g", "12.9", "user:group", "reg.io/a/b:1", "pkg>=1=x",
                                  "ch::pkg[build=x]", "DIR:/dest", "oci:DIR:TAG", "/opt/conda"]):

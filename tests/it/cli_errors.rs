@@ -73,7 +73,7 @@ fn environment_files() {
         "dependencies: [python, numpy\n",
         "",
         "name: x\ndependancies:\n  - python\n",
-        "dependencies:\n  - python\n  - pip:\n    - torch\n",
+        "dependencies:\n  - python\n  - pip:\n    - git+https://host/x\n",
         "dependencies:\n  - python>>3\n",
         "dependencies:\n  - https://example.org/linux-64/a-1-0.conda\n",
         "name: x\ndependencies: []\n",

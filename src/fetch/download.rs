@@ -1,0 +1,249 @@
+//! One file into the store: tried again where that helps, verified before it gets its name.
+
+use std::{io::Write, path::PathBuf, time::Duration};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use reqwest_middleware::ClientWithMiddleware;
+use tokio::io::AsyncReadExt;
+use url::Url;
+
+use crate::{
+    digest::Digest,
+    error::{Error, Result, chain},
+    report::{Reporter, Task, human_bytes},
+    store::{BlobWriter, Store},
+};
+
+/// Downloads under way at once; more do not help one host, and hurt small ones.
+const CONCURRENT: usize = 8;
+/// Tries of one download, the first included.
+const TRIES: u32 = 4;
+/// The pause before the second try; each further one is four times as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause that a server may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A file to bring into the store.
+#[derive(Clone, Debug)]
+pub(super) struct Download {
+    /// Its name beside a progress bar.
+    pub label: String,
+    /// What it is, in errors.
+    pub place: String,
+    /// Where it is; credentials in it are used, and shown nowhere.
+    pub url: Url,
+    /// The sha256 that it must have.
+    pub sha256: Digest,
+    /// Its size in bytes, where that is known.
+    pub size: Option<u64>,
+    /// Where it goes in the store.
+    pub path: PathBuf,
+}
+
+/// Brings files of one kind (`packages`, `wheels`) into the store; those that are there are not
+/// asked for again.
+///
+/// # Errors
+/// The first that cannot be had, or whose hash is wrong; nothing of it is kept.
+pub(super) async fn fetch_all(
+    what: &str,
+    downloads: Vec<Download>,
+    client: &ClientWithMiddleware,
+    store: &Store,
+    reporter: &Reporter,
+) -> Result<()> {
+    let count = downloads.len();
+    let missing: Vec<_> = downloads.into_iter().filter(|d| !d.path.exists()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let total: u64 = missing.iter().filter_map(|d| d.size).sum();
+    let size = match missing.iter().all(|d| d.size.is_some()) {
+        true => format!(", {}", human_bytes(total)),
+        false => String::new(),
+    };
+    reporter.step(format!(
+        "Fetching {} of {count} {what}{size}",
+        missing.len()
+    ));
+    let all = reporter.bytes(format!("all {what}"), Some(total));
+    let all = &all;
+    stream::iter(missing)
+        .map(|download| async move { download.fetch(client, store, reporter, all).await })
+        .buffer_unordered(CONCURRENT)
+        .try_collect::<Vec<()>>()
+        .await?;
+    Ok(())
+}
+
+impl Download {
+    async fn fetch(
+        &self,
+        client: &ClientWithMiddleware,
+        store: &Store,
+        reporter: &Reporter,
+        all: &Task,
+    ) -> Result<()> {
+        let task = reporter.bytes(&self.label, self.size);
+        let mut attempt = 1;
+        let writer = loop {
+            let writer = store.blob_writer()?;
+            match self.stream(client, writer, &[&task, all]).await {
+                Ok(writer) => break writer,
+                Err(Failure::Final(e)) => return Err(e),
+                Err(Failure::Passing(passing)) if attempt < TRIES => {
+                    for progress in [&task, all] {
+                        progress.take_back(passing.received);
+                    }
+                    let pause = passing.pause.unwrap_or(FIRST_PAUSE * 4u32.pow(attempt - 1));
+                    reporter.step(format_args!(
+                        "{}: trying again in {} ms ({})",
+                        self.label,
+                        pause.as_millis(),
+                        passing.why
+                    ));
+                    tokio::time::sleep(pause).await;
+                    attempt += 1;
+                }
+                Err(Failure::Passing(passing)) => {
+                    return Err(self.unreachable(&passing.why, attempt));
+                }
+            }
+        };
+        match writer.finish_expecting(&self.sha256, |_| self.path.clone())? {
+            Ok(_) => Ok(()),
+            Err((found, size)) => Err(self.wrong_hash(&found, size)),
+        }
+    }
+
+    async fn stream(
+        &self,
+        client: &ClientWithMiddleware,
+        mut writer: BlobWriter,
+        progress: &[&Task],
+    ) -> std::result::Result<BlobWriter, Failure> {
+        let mut write = |bytes: &[u8]| {
+            for task in progress {
+                task.add(bytes.len() as u64);
+            }
+            writer
+                .write_all(bytes)
+                .map_err(|e| Failure::Final(Error::environment("cannot write to the cache").why(e)))
+        };
+        if let Some(path) = local_path(&self.url) {
+            let cannot = |e| Failure::Final(Error::io("read", &path, e));
+            let mut file = tokio::fs::File::open(&path).await.map_err(cannot)?;
+            let mut buffer = vec![0; 1 << 20];
+            loop {
+                let n = file.read(&mut buffer).await.map_err(cannot)?;
+                if n == 0 {
+                    break;
+                }
+                write(&buffer[..n])?;
+            }
+            return Ok(writer);
+        }
+        let response = client
+            .get(self.url.clone())
+            .send()
+            .await
+            .map_err(|e| self.unsent(&e))?;
+        let status = response.status();
+        if !status.is_success() {
+            let text = format!("the server answered {status}");
+            return Err(if status.is_server_error() || status.as_u16() == 429 {
+                Failure::Passing(Passing {
+                    pause: retry_after(&response),
+                    ..Passing::new(text)
+                })
+            } else {
+                Failure::Final(self.refused(&text))
+            });
+        }
+        let mut body = response.bytes_stream();
+        let mut received = 0;
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes.map_err(|e| {
+                Failure::Passing(Passing {
+                    received,
+                    ..Passing::new(chain(&e))
+                })
+            })?;
+            received += bytes.len() as u64;
+            write(&bytes)?;
+        }
+        Ok(writer)
+    }
+
+    /// The URL as it may be shown.
+    fn shown(&self) -> Url {
+        crate::spec::pip::without_credentials(&self.url)
+    }
+
+    /// What a middleware refuses, such as that of `--offline`, it refuses again.
+    fn unsent(&self, error: &reqwest_middleware::Error) -> Failure {
+        match error {
+            reqwest_middleware::Error::Middleware(_) => Failure::Final(self.refused(&chain(error))),
+            reqwest_middleware::Error::Reqwest(_) => Failure::Passing(Passing::new(chain(error))),
+        }
+    }
+
+    fn refused(&self, text: &str) -> Error {
+        Error::environment("a package cannot be downloaded")
+            .at(self.shown())
+            .why(text)
+            .hint("if the channel moved on since the lock was made, run `imgbuild lock` again")
+    }
+
+    fn unreachable(&self, why: &str, tries: u32) -> Error {
+        Error::environment("a package cannot be downloaded")
+            .at(self.shown())
+            .why(format!("{why} (tried {tries} times)"))
+            .hint("check the network or a proxy (HTTPS_PROXY) and run the command again")
+    }
+
+    fn wrong_hash(&self, found: &Digest, size: u64) -> Error {
+        Error::environment("a package is not what its hash says; nothing of it was kept")
+            .at(&self.place)
+            .why(format!("from {}", self.shown()))
+            .why(format!("expected {}", self.sha256))
+            .why(format!("received {found} ({size} bytes)"))
+            .hint("a stale index or a proxy that changes files: run `imgbuild lock` again, or report it to the channel")
+    }
+}
+
+enum Failure {
+    /// Worth another try.
+    Passing(Passing),
+    /// It will not get better.
+    Final(Error),
+}
+
+#[derive(Default)]
+struct Passing {
+    why: String,
+    /// The bytes that came before it.
+    received: u64,
+    /// How long the server asks to wait.
+    pause: Option<Duration>,
+}
+
+impl Passing {
+    fn new(why: String) -> Self {
+        Self {
+            why,
+            ..Self::default()
+        }
+    }
+}
+
+/// `Retry-After` in seconds (RFC 9110, 10.2.3), within reason; the form with a date is rare.
+fn retry_after(response: &reqwest::Response) -> Option<Duration> {
+    let value = response.headers().get(reqwest::header::RETRY_AFTER)?;
+    let seconds: u64 = value.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_PAUSE))
+}
+
+fn local_path(url: &Url) -> Option<PathBuf> {
+    (url.scheme() == "file").then(|| url.to_file_path().ok())?
+}
