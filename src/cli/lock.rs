@@ -15,8 +15,8 @@ use crate::{
     error::{Error, Result},
     fetch,
     lock::{
-        self, Channels, Conditions, Lock, LockedBase, LockedEnv, SolveRequest, Unmet,
-        VirtualPackages, Wanted, WantedSpec,
+        self, Channels, Conditions, Lock, LockedBase, LockedEnv, LockedWheel, SolveRequest, Unmet,
+        VirtualPackages, Wanted, WantedSpec, pip::PipRequest,
     },
     report::Reporter,
     spec::{ImageSpec, Spec, source::nearest},
@@ -237,7 +237,13 @@ impl Locker<'_> {
         };
         let below = old.and_then(|lock| lock.miniconda.as_ref());
         Ok(Lock {
-            env: solve(&self.spec.env.specs, old.map(|lock| &lock.env))?,
+            env: self.with_wheels(
+                solve(&self.spec.env.specs, old.map(|lock| &lock.env))?,
+                old.map(|lock| lock.env.wheels()).unwrap_or_default(),
+                update,
+                &target,
+                conditions.exclude_newer,
+            )?,
             miniconda: match &self.spec.miniconda {
                 Some(miniconda) => Some(solve(&miniconda.specs, below)?),
                 None => None,
@@ -245,6 +251,34 @@ impl Locker<'_> {
             base: self.locked_base(base),
             conditions,
         })
+    }
+
+    /// The pip packages over the conda ones.
+    fn with_wheels(
+        &self,
+        env: LockedEnv,
+        keep: &[LockedWheel],
+        update: &[String],
+        target: &VirtualPackages,
+        exclude_newer: Option<jiff::Timestamp>,
+    ) -> Result<LockedEnv> {
+        if self.spec.env.pip.is_empty() {
+            return Ok(env);
+        }
+        let wheels = lock::pip::resolve(PipRequest {
+            section: &self.spec.env.pip,
+            packages: env.packages(),
+            glibc: target.glibc(),
+            exclude_newer,
+            offline: self.locking.offline,
+            keep,
+            update,
+            store: self.store,
+            client: self.client,
+            runtime: self.runtime,
+            reporter: self.reporter,
+        });
+        Ok(env.with_wheels(wheels?))
     }
 
     fn save(&self, path: &Path, old: Option<&Lock>, new: &Lock) -> Result<Lock> {

@@ -12,6 +12,7 @@ mod lock;
 mod lock_life;
 mod mini;
 mod odd_packages;
+mod pip_lock;
 mod push;
 mod registry;
 mod support;

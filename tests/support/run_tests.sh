@@ -42,7 +42,7 @@ step "daemons"
 start_daemons
 export IMGBUILD_TEST_CHANNEL_DIR=$fixtures/channel IMGBUILD_TEST_BASE=$fixtures/base IMGBUILD_TEST_PYTHON=$python
 export IMGBUILD_TEST_REGISTRY=$REGISTRY IMGBUILD_TEST_REGISTRY_AUTH=$REGISTRY_AUTH
-export IMGBUILD_TEST_SUPPORT=$support
+export IMGBUILD_TEST_SUPPORT=$support IMGBUILD_TEST_UV=${python%/*}/uv IMGBUILD_TEST_WHEELS=$cache/wheels
 echo "DOCKER_HOST=$DOCKER_HOST registry=$REGISTRY" >&2
 
 step "cargo test"

@@ -48,6 +48,8 @@ class Handler(BaseHTTPRequestHandler):
     def _local(self):
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).lstrip("/")
         local = os.path.realpath(os.path.join(self.server.root, path))
+        if os.path.isdir(local):
+            local = os.path.join(local, "index.html")
         inside = local.startswith(self.server.root + os.sep)
         return local if inside and os.path.isfile(local) else None
 
@@ -93,7 +95,8 @@ class Handler(BaseHTTPRequestHandler):
             for name, value in known:
                 self.send_header(name, value)
             self.send_header("Accept-Ranges", "bytes")
-            kind = "application/json" if local.endswith(".json") else "application/octet-stream"
+            kinds = {".json": "application/json", ".html": "text/html"}
+            kind = kinds.get(os.path.splitext(local)[1], "application/octet-stream")
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(last - first + 1))
             self.end_headers()

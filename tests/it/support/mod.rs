@@ -49,11 +49,17 @@ pub struct Channel {
 impl Channel {
     /// Starts tests/support/serve.py on a free port.
     pub fn serve(dir: &Path) -> Self {
+        Self::serve_with(dir, &[])
+    }
+
+    /// The same with more options of serve.py.
+    pub fn serve_with(dir: &Path, options: &[&str]) -> Self {
         // The server of all tests is never dropped; it ends with this process, which holds stdin.
         let mut server = Command::new("python3")
             .arg(source("tests/support/serve.py"))
             .arg(dir)
             .arg("--while-stdin")
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
