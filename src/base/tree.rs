@@ -19,6 +19,7 @@ use super::{
 use crate::{
     digest::Digest,
     error::{Error, Result},
+    layer::DirectoryAttributes,
     store::Store,
 };
 
@@ -44,17 +45,11 @@ pub enum Kind {
 
 /// A folder of the base, as its own entry describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirAttrs {
+pub struct BaseDir {
     /// Without a leading slash.
     pub path: String,
-    /// Permission bits, `0o7777` at most.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u64,
-    /// Group.
-    pub gid: u64,
-    /// Seconds since the epoch.
-    pub mtime: u64,
+    /// How it looks.
+    pub attributes: DirectoryAttributes,
 }
 
 /// Where a path really is.
@@ -63,9 +58,9 @@ pub struct Resolved {
     /// The canonical path, without a leading slash; empty for the root.
     pub path: String,
     /// The folders above it that the base has, from the root downwards, the root left out.
-    pub parents: Vec<DirAttrs>,
+    pub parents: Vec<BaseDir>,
     /// The folder itself, when the base has it already.
-    pub existing: Option<DirAttrs>,
+    pub existing: Option<BaseDir>,
 }
 
 impl BaseTree {
@@ -117,14 +112,16 @@ impl BaseTree {
         }
     }
 
-    fn dir(&self, path: &str) -> Option<DirAttrs> {
+    fn dir(&self, path: &str) -> Option<BaseDir> {
         match *self.nodes.get(path)? {
-            Node::Dir(mode, uid, gid, mtime) => Some(DirAttrs {
+            Node::Dir(mode, uid, gid, mtime) => Some(BaseDir {
                 path: path.to_owned(),
-                mode,
-                uid,
-                gid,
-                mtime,
+                attributes: DirectoryAttributes {
+                    mode,
+                    uid,
+                    gid,
+                    mtime,
+                },
             }),
             _ => None,
         }
@@ -293,12 +290,14 @@ mod tests {
             layer_tar(&["opt/conda/x", "new/y"]),
         ]);
         let found = tree.resolve("opt/conda/envs/t").unwrap();
-        let dir = |path: &str, mode, uid, gid, mtime| DirAttrs {
+        let dir = |path: &str, mode, uid, gid, mtime| BaseDir {
             path: path.into(),
-            mode,
-            uid,
-            gid,
-            mtime,
+            attributes: DirectoryAttributes {
+                mode,
+                uid,
+                gid,
+                mtime,
+            },
         };
         let opt = dir("opt", 0o2775, 1, 3_000_000, 7);
         let conda = dir("opt/conda", 0o700, 4, 5, 8);
@@ -321,6 +320,7 @@ mod tests {
         let upper = TarBuilder::new().dir("a/", 0o755, (0, 0), 0);
         let tree = tree(&[lower.done(), upper.done()]);
         let found = tree.resolve("a").unwrap().existing.unwrap();
+        let found = found.attributes;
         assert_eq!((found.mode, found.uid, found.mtime), (0o755, 0, 0));
         assert_eq!(tree.exists("a/b"), Some(Kind::File));
     }

@@ -1,125 +1,116 @@
-//! One prefix of the image: its packages, its layers, and what the packages mean together.
+//! One prefix of the image, its packages known: its layers, and what the packages mean together.
 
-use rattler_conda_types::RepoDataRecord;
+use std::path::Path;
 
-use super::{Tools, layers::Place};
+use super::{
+    Tools,
+    site::{Infos, Site},
+};
 use crate::{
-    digest::Digest,
-    error::{Error, Exit, Result, chain},
-    fetch,
-    lock::LockedEnv,
-    package::{PackageInfo, Prefix, Survey, by_pair, place, survey},
+    error::{Error, Result},
+    package::{Survey, by_pair, named},
     plan::LayerPlan,
     report::Reporter,
 };
 
-/// Changes whenever the same packages would give another survey.
-const SURVEY_FORMAT: &str = "imgbuild-survey-1";
-
 /// A prefix that is ready to be built.
 pub struct Environment<'a> {
-    /// The locked packages.
-    pub locked: &'a LockedEnv,
-    /// Where they are linked to.
-    pub prefix: Prefix,
-    /// Where the prefix is in the base image.
-    pub place: Place,
+    /// What goes where.
+    pub(super) site: Site<'a>,
     /// Which package goes into which layer.
-    pub plan: LayerPlan,
+    pub(super) plan: LayerPlan,
     /// What the packages mean together.
-    pub survey: Survey,
-    /// The specs that asked for them, as the user wrote them.
-    pub requested: Vec<String>,
+    pub(super) survey: Survey,
+    /// What the survey read of the packages, when they were opened for it.
+    pub(super) infos: Infos,
 }
 
 impl<'a> Environment<'a> {
     /// Surveys the packages; opens them only when this set was never surveyed.
-    pub(super) fn survey(
-        locked: &'a LockedEnv,
-        prefix: Prefix,
-        place: Place,
-        plan: LayerPlan,
-        tools: &Tools<'_>,
-    ) -> Result<Self> {
-        let key = survey_key(locked, &prefix)?;
-        let survey = match tools.store.survey(&key) {
-            Some(known) => known,
+    pub(super) fn of(site: Site<'a>, tools: &Tools<'_>) -> Result<Self> {
+        let (survey, infos) = match site.known(tools.store)? {
+            Some(known) => (known, Infos::new()),
             None => {
-                let made = open_and_survey(locked, &prefix, tools)?;
-                tools.store.put_survey(&key, &made)?;
-                made
+                site.fetch(tools)?;
+                site.open(tools.store, tools.threads)?
             }
         };
         Ok(Self {
-            locked,
-            prefix,
-            place,
-            plan,
+            plan: site.plan(Some(&survey)),
+            site,
             survey,
-            requested: Vec::new(),
+            infos,
         })
     }
 
     /// Says what a user should know about these packages.
     pub(super) fn warn(&self, reporter: &Reporter) {
-        for ((winner, loser), paths) in by_pair(&self.survey.clobbers) {
-            let more = match paths.len() {
-                1 => String::new(),
-                n => format!(" and {} more", n - 1),
-            };
-            reporter.warn(format!(
-                "{winner} and {loser} both ship {}{more}; {winner}'s is used",
-                paths[0].display()
-            ));
-        }
-        for script in &self.survey.link_scripts {
-            reporter.warn(format!(
-                "{}'s link script {} was not run: imgbuild runs nothing of a package while it \
-                 builds; run it in a container if the package needs it",
-                script.package,
-                script.path.display()
-            ));
-        }
+        warn(&self.survey, reporter);
     }
 }
 
-fn survey_key(locked: &LockedEnv, prefix: &Prefix) -> Result<Digest> {
-    let hashes = locked
-        .packages()
-        .iter()
-        .map(|record| Ok(fetch::sha256_of(record)?.hex()))
-        .collect::<Result<Vec<String>>>()?;
-    let python = prefix
-        .python
-        .as_ref()
-        .map(|python| (&python.site_packages_path, &python.bin_dir));
-    serde_json::to_vec(&(SURVEY_FORMAT, python, hashes))
-        .map(|bytes| Digest::of(&bytes))
-        .map_err(|e| Error::new(Exit::Internal, "cannot make a survey key").why(e))
+/// Says what a user should know about packages together.
+pub(super) fn warn(survey: &Survey, reporter: &Reporter) {
+    for ((winner, loser), paths) in by_pair(&survey.clobbers) {
+        let (winner, loser) = (named(winner), named(loser));
+        reporter.warn(format!(
+            "{winner} and {loser} both ship {}; {winner}'s is used",
+            some(&paths)
+        ));
+    }
+    for ((wheel, package), paths) in by_pair(&survey.overwrites) {
+        reporter.warn(format!(
+            "{} takes the place of {} of the conda package {package}",
+            named(wheel),
+            some(&paths)
+        ));
+    }
+    for script in &survey.link_scripts {
+        reporter.warn(format!(
+            "{}'s link script {} was not run: imgbuild runs nothing of a package while it \
+             builds; run it in a container if the package needs it",
+            script.package,
+            script.path.display()
+        ));
+    }
 }
 
-fn open_and_survey(locked: &LockedEnv, prefix: &Prefix, tools: &Tools<'_>) -> Result<Survey> {
-    let all: Vec<&RepoDataRecord> = locked.packages().iter().collect();
-    tools.runtime.block_on(fetch::fetch_packages(
-        &all,
-        tools.client,
-        tools.store,
-        tools.reporter,
-    ))?;
-    let infos = all
-        .iter()
-        .map(|record| info(record, tools))
-        .collect::<Result<Vec<PackageInfo>>>()?;
-    let pairs: Vec<_> = all.into_iter().zip(&infos).collect();
-    survey(&pairs, prefix)
+/// How many pairs of packages an error names.
+const NAMED: usize = 5;
+
+/// Refuses wheels that ship a conda package's files: each would break the other's record.
+///
+/// # Errors
+/// When there is such a wheel and `allowed` is not set.
+pub(super) fn check_overwrites(survey: &Survey, allowed: bool) -> Result<()> {
+    if allowed || survey.overwrites.is_empty() {
+        return Ok(());
+    }
+    let pairs = by_pair(&survey.overwrites);
+    let mut error = Error::input("pip packages would overwrite files of conda packages");
+    for ((wheel, package), paths) in pairs.iter().take(NAMED) {
+        error = error.why(format!(
+            "{} would take the place of {} of the conda package {package}",
+            named(wheel),
+            some(paths)
+        ));
+    }
+    if pairs.len() > NAMED {
+        error = error.why(format!(
+            "and {} more pairs of packages",
+            pairs.len() - NAMED
+        ));
+    }
+    Err(error.hint(
+        "leave one of the two out; to let pip's win, give --pip-overwrites or set \
+         'pip_overwrites: true' in imgbuild.yaml",
+    ))
 }
 
-/// What a package's `info/` says.
-pub(super) fn info(record: &RepoDataRecord, tools: &Tools<'_>) -> Result<PackageInfo> {
-    fetch::archive(record, tools.store)?.info().map_err(|e| {
-        Error::environment("a package archive cannot be read")
-            .at(place(record))
-            .why(chain(&e))
-            .hint("its hash is right, so the package itself is faulty: use another build of it")
-    })
+fn some(paths: &[&Path]) -> String {
+    let first = paths.first().map(|path| path.display().to_string());
+    match paths.len() {
+        0 | 1 => first.unwrap_or_default(),
+        n => format!("{} and {} more", first.unwrap_or_default(), n - 1),
+    }
 }

@@ -1,31 +1,29 @@
 //! Building the layers that are not in the store yet, several at once.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread,
-};
+use std::collections::BTreeMap;
 
 use rattler_conda_types::RepoDataRecord;
+use rattler_digest::{Md5, parse_digest_from_hex};
 
 use super::{
     Tools,
-    environment::{Environment, info},
+    environment::Environment,
+    parallel::in_parallel,
+    site::{Site, info},
     state::PrefixState,
+    wheels,
 };
 use crate::{
-    base::tree::BaseTree,
+    base::tree::{BaseDir, BaseTree},
     code::CodeTree,
     digest::Digest,
     error::{Error, Exit, Result},
     fetch,
     image::TopLayer,
     layer::{DirectoryAttributes, FORMAT, build_layer},
-    package::{EntrySink, Package, excluded_of, link},
-    plan::{KeyInput, PlannedLayer, layer_key},
+    lock::LockedWheel,
+    package::{EntrySink, Package, Survey, excluded_of, link},
+    plan::{KeyInput, LayerPlan, Locked, PlannedLayer, layer_key},
     report::human_bytes,
     store::BuiltLayer,
 };
@@ -46,17 +44,12 @@ impl Place {
     /// Finds an absolute path in the base image.
     pub(super) fn resolve(tree: &BaseTree, path: &str) -> Result<Self> {
         let found = tree.resolve(path.trim_start_matches('/'))?;
-        let attributes = |dir: &crate::base::tree::DirAttrs| DirectoryAttributes {
-            mode: dir.mode,
-            uid: dir.uid,
-            gid: dir.gid,
-            mtime: dir.mtime,
-        };
+        let folder = |dir: &BaseDir| (dir.path.clone().into_bytes(), dir.attributes);
         let folders = found
             .parents
             .iter()
             .chain(&found.existing)
-            .map(|dir| (dir.path.clone().into_bytes(), attributes(dir)))
+            .map(folder)
             .collect();
         Ok(Self {
             root: found.path,
@@ -73,20 +66,61 @@ pub(super) struct PackageLayers<'a> {
 
 struct Task<'a> {
     planned: &'a PlannedLayer,
-    records: Vec<&'a RepoDataRecord>,
+    packages: Vec<Locked<'a>>,
     key: Digest,
+}
+
+impl Task<'_> {
+    /// The size of the archives in bytes.
+    fn size(&self, survey: &Survey) -> u64 {
+        let sizes = self.packages.iter().map(Locked::id);
+        sizes.filter_map(|id| survey.sizes.get(&id)).sum()
+    }
+}
+
+/// The packages of each layer, and its key.
+pub(super) fn keyed<'a>(
+    site: &'a Site<'_>,
+    plan: &LayerPlan,
+    survey: &Survey,
+) -> Result<Vec<(Vec<Locked<'a>>, Digest)>> {
+    let input = KeyInput {
+        format: FORMAT,
+        prefix: &site.prefix,
+        base_folders: &site.place.folders,
+        survey,
+    };
+    let layers = plan.layers.iter().map(|planned| {
+        let packages = packages(site, planned);
+        let key = layer_key(&input, &packages)?;
+        Ok((packages, key))
+    });
+    layers.collect()
+}
+
+/// The packages of a planned layer.
+pub(super) fn packages<'a>(site: &'a Site<'_>, planned: &PlannedLayer) -> Vec<Locked<'a>> {
+    let members = planned.packages.iter();
+    members
+        .filter_map(|member| member.of(site.locked))
+        .collect()
 }
 
 impl PackageLayers<'_> {
     pub(super) fn build(&self) -> Result<Vec<TopLayer>> {
-        let folders = format!("{:?}", self.environment.place.folders);
-        let input = KeyInput {
-            format: FORMAT,
-            prefix: &self.environment.prefix,
-            base_folders: &folders,
-            exclusions: &self.environment.survey.exclusions,
-        };
-        let tasks = self.tasks(&input)?;
+        let Environment {
+            site, plan, survey, ..
+        } = self.environment;
+        let tasks: Vec<Task<'_>> = plan
+            .layers
+            .iter()
+            .zip(keyed(site, plan, survey)?)
+            .map(|(planned, (packages, key))| Task {
+                planned,
+                packages,
+                key,
+            })
+            .collect();
         let mut built: Vec<Option<BuiltLayer>> = tasks
             .iter()
             .map(|task| self.tools.store.built_layer(&task.key))
@@ -106,128 +140,106 @@ impl PackageLayers<'_> {
             .collect()
     }
 
-    fn tasks(&self, input: &KeyInput<'_>) -> Result<Vec<Task<'_>>> {
-        let packages = self.environment.locked.packages();
-        let mut tasks = Vec::new();
-        for planned in &self.environment.plan.layers {
-            let records: Vec<&RepoDataRecord> = planned
-                .packages
-                .iter()
-                .map(|index| &packages[*index])
-                .collect();
-            let key = layer_key(input, &records)?;
-            tasks.push(Task {
-                planned,
-                records,
-                key,
-            });
-        }
-        Ok(tasks)
-    }
-
     fn make_missing(&self, tasks: &[Task<'_>], built: &mut [Option<BuiltLayer>]) -> Result<()> {
-        let mut missing: Vec<usize> = (0..tasks.len()).filter(|i| built[*i].is_none()).collect();
+        let missing = built
+            .iter()
+            .enumerate()
+            .filter(|(_, built)| built.is_none());
+        let mut missing: Vec<(usize, &Task<'_>)> = missing
+            .filter_map(|(index, _)| Some((index, tasks.get(index)?)))
+            .collect();
         let reused = tasks.len() - missing.len();
         if reused > 0 {
             self.tools.reporter.step(format!(
                 "Reusing {reused} of {} layers of {}",
                 tasks.len(),
-                self.environment.prefix.path
+                self.environment.site.prefix.path
             ));
         }
-        let records: Vec<&RepoDataRecord> = missing
-            .iter()
-            .flat_map(|index| tasks[*index].records.iter().copied())
-            .collect();
+        self.fetch(&missing)?;
+        // The largest first, so that no large one is left for the end.
+        let survey = &self.environment.survey;
+        missing.sort_by_key(|(_, task)| std::cmp::Reverse(task.size(survey)));
+        let made = in_parallel(&missing, self.tools.threads, |(_, task)| self.make(task))?;
+        for ((index, _), layer) in missing.into_iter().zip(made) {
+            if let Some(slot) = built.get_mut(index) {
+                *slot = Some(layer);
+            }
+        }
+        Ok(())
+    }
+
+    /// What an earlier survey did not leave in the store.
+    fn fetch(&self, missing: &[(usize, &Task<'_>)]) -> Result<()> {
+        let (mut records, mut wheels): (Vec<&RepoDataRecord>, Vec<LockedWheel>) =
+            Default::default();
+        for package in missing.iter().flat_map(|(_, task)| &task.packages) {
+            match package {
+                Locked::Conda(record) => records.push(record),
+                Locked::Wheel(wheel) => wheels.push((*wheel).clone()),
+            }
+        }
         self.tools.runtime.block_on(fetch::fetch_packages(
             &records,
             self.tools.client,
             self.tools.store,
             self.tools.reporter,
         ))?;
-        // The largest first, so that no large one is left for the end.
-        let size = |index: &usize| -> u64 {
-            let records = tasks[*index].records.iter();
-            records
-                .filter_map(|record| record.package_record.size)
-                .sum()
-        };
-        missing.sort_by_key(|index| std::cmp::Reverse(size(index)));
-        let made = in_parallel(&missing, self.tools.threads, |index| {
-            self.make(&tasks[*index])
-        })?;
-        for (index, layer) in missing.into_iter().zip(made) {
-            built[index] = Some(layer);
-        }
-        Ok(())
+        wheels::fetch(&wheels, &self.environment.site, self.tools)
     }
 
     fn make(&self, task: &Task<'_>) -> Result<BuiltLayer> {
         let Tools {
             store, compressors, ..
         } = self.tools;
-        let folders = self.environment.place.folders.clone();
+        let folders = self.environment.site.place.folders.clone();
         let layer = build_layer(store, compressors, folders, |sink| {
-            task.records
+            task.packages
                 .iter()
-                .try_for_each(|record| self.link(record, sink))
+                .try_for_each(|package| self.link(package, sink))
         })?;
         store.put_built_layer(&task.key, &layer)?;
         report(self.tools, &task.planned.title, &layer);
         Ok(layer)
     }
 
-    fn link(&self, record: &RepoDataRecord, sink: &mut dyn EntrySink) -> Result<()> {
-        let package = Package {
-            record,
-            archive: &fetch::archive(record, self.tools.store)?,
-            info: &info(record, self.tools)?,
-        };
-        let name = record.package_record.name.as_normalized();
-        let excluded = excluded_of(&self.environment.survey.exclusions, name);
-        link(&package, &self.environment.prefix, excluded, sink)
+    /// The record with the md5 that its lock may lack.
+    fn with_md5(&self, record: &RepoDataRecord) -> RepoDataRecord {
+        let mut record = record.clone();
+        let id = Locked::Conda(&record).id();
+        if let Some(md5) = self.environment.survey.md5s.get(&id) {
+            record.package_record.md5 = parse_digest_from_hex::<Md5>(md5);
+        }
+        record
+    }
+
+    fn link(&self, package: &Locked<'_>, sink: &mut dyn EntrySink) -> Result<()> {
+        let (prefix, store) = (&self.environment.site.prefix, self.tools.store);
+        let excluded = excluded_of(&self.environment.survey.exclusions, &package.id());
+        match package {
+            Locked::Wheel(wheel) => wheels::link(wheel, prefix, excluded, store, sink),
+            Locked::Conda(record) => {
+                let read;
+                let info = match self.environment.infos.get(&fetch::sha256_of(record)?) {
+                    Some(known) => known,
+                    None => {
+                        read = info(record, store)?;
+                        &read
+                    }
+                };
+                let package = Package {
+                    record: &self.with_md5(record),
+                    archive: &fetch::archive(record, store)?,
+                    info,
+                };
+                link(&package, prefix, excluded, sink)
+            }
+        }
     }
 }
 
-/// Runs the work on several threads; results come in the order of the items. After an error no
-/// further item is begun.
-fn in_parallel<I: Sync, O: Send>(
-    items: &[I],
-    threads: usize,
-    work: impl Fn(&I) -> Result<O> + Sync,
-) -> Result<Vec<O>> {
-    let next = AtomicUsize::new(0);
-    let failed = AtomicBool::new(false);
-    let slots: Vec<Mutex<Option<Result<O>>>> = items.iter().map(|_| Mutex::new(None)).collect();
-    thread::scope(|scope| {
-        for _ in 0..threads.min(items.len()) {
-            scope.spawn(|| {
-                while !failed.load(Ordering::Relaxed) {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(index) else { break };
-                    let result = work(item);
-                    failed.fetch_or(result.is_err(), Ordering::Relaxed);
-                    if let Ok(mut slot) = slots[index].lock() {
-                        *slot = Some(result);
-                    }
-                }
-            });
-        }
-    });
-    let mut done = Vec::with_capacity(items.len());
-    let mut skipped = false;
-    for slot in slots {
-        match slot.into_inner() {
-            Ok(Some(Ok(value))) => done.push(value),
-            Ok(Some(Err(e))) => return Err(e),
-            _ => skipped = true,
-        }
-    }
-    if skipped {
-        return Err(Error::new(Exit::Internal, "a layer thread ended early"));
-    }
-    Ok(done)
-}
+/// What a person reads in `docker history` of the layer that [`state`] makes.
+pub(super) const STATE_TITLE: &str = "Environment state: conda history, activation";
 
 /// The layer of what is no package's: histories, and the wrapper.
 pub(super) fn state(
@@ -237,7 +249,7 @@ pub(super) fn state(
 ) -> Result<TopLayer> {
     let folders = states
         .iter()
-        .flat_map(|state| state.environment.place.folders.clone())
+        .flat_map(|state| state.environment.site.place.folders.clone())
         .collect();
     // Small and quick: built every time, so it needs no key.
     let built = build_layer(tools.store, tools.compressors, folders, |sink| {
@@ -251,7 +263,7 @@ pub(super) fn state(
     })?;
     Ok(TopLayer {
         built,
-        title: "Environment state: conda history, activation".into(),
+        title: STATE_TITLE.into(),
         annotations: BTreeMap::new(),
     })
 }
@@ -263,13 +275,22 @@ pub(super) struct Code {
 }
 
 impl Code {
-    pub(super) fn build(self, tools: &Tools<'_>) -> Result<TopLayer> {
-        let input = (FORMAT, "code", self.files.key()?.hex(), &self.place.root);
-        let folders = format!("{:?}", self.place.folders);
-        let key = serde_json::to_vec(&(input, folders))
+    /// The key of the layer.
+    pub(super) fn key(&self) -> Result<Digest> {
+        let folders: Vec<_> = self.place.folders.iter().collect();
+        let files = self.files.key()?.hex();
+        serde_json::to_vec(&(FORMAT, "code", files, &self.place.root, folders))
             .map(|bytes| Digest::of(&bytes))
-            .map_err(|e| Error::new(Exit::Internal, "cannot make a layer key").why(e))?;
-        let title = format!("User code in /{}", self.place.root);
+            .map_err(|e| Error::new(Exit::Internal, "cannot make a layer key").why(e))
+    }
+
+    /// What a person reads in `docker history`.
+    pub(super) fn title(&self) -> String {
+        format!("User code in /{}", self.place.root)
+    }
+
+    pub(super) fn build(self, tools: &Tools<'_>) -> Result<TopLayer> {
+        let (key, title) = (self.key()?, self.title());
         let built = match tools.store.built_layer(&key) {
             Some(built) => built,
             None => {
@@ -300,21 +321,4 @@ fn report(tools: &Tools<'_>, title: &str, layer: &BuiltLayer) {
         human_bytes(layer.size),
         human_bytes(layer.unpacked)
     ));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parallel_results_keep_their_order() {
-        let items: Vec<u32> = (0..50).collect();
-        let doubled = in_parallel(&items, 7, |item| Ok(item * 2)).unwrap();
-        assert_eq!(doubled, items.iter().map(|i| i * 2).collect::<Vec<_>>());
-        let error = in_parallel(&items, 3, |item| match item {
-            9 => Err(Error::input("nine")),
-            _ => Ok(()),
-        });
-        assert_eq!(error.unwrap_err().to_string(), "nine");
-    }
 }

@@ -2,7 +2,10 @@
 
 mod environment;
 mod layers;
+mod parallel;
+mod site;
 mod state;
+mod wheels;
 
 use std::collections::BTreeMap;
 
@@ -18,13 +21,14 @@ use crate::{
     image::{self, ENTRYPOINT_LABEL, Image, ImageSettings, PREFIX_LABEL},
     layer::Compressors,
     lock::{Lock, LockedEnv},
-    package::Prefix,
-    plan::{self, Budget, LayerPlan},
+    package::{Prefix, Survey},
+    plan::Budget,
     report::Reporter,
     spec::{CONDA, ImageSpec, Spec},
     store::Store,
 };
 use layers::{Code, PackageLayers, Place};
+use site::{Role, Site};
 use state::PrefixState;
 
 /// What every step of a build needs.
@@ -50,15 +54,19 @@ pub struct Tools<'a> {
 pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>) -> Result<Image> {
     let tree = BaseTree::scan(&base.layers, tools.store)?;
     let code = code(spec, &tree)?;
-    let environments = environments(spec, lock, base, &tree, tools)?;
+    let environments = sites(spec, lock, base.layers.len(), &tree)?
+        .into_iter()
+        .map(|site| Environment::of(site, tools))
+        .collect::<Result<Vec<_>>>()?;
     for environment in &environments {
+        environment::check_overwrites(&environment.survey, spec.pip_overwrites)?;
         environment.warn(tools.reporter);
     }
     let mut top = Vec::new();
     for environment in &environments {
         top.extend(PackageLayers { environment, tools }.build()?);
     }
-    let created = created(lock);
+    let created = created(environments.iter().map(|environment| &environment.survey));
     let wrapper = wrapper(spec, &environments);
     let states: Vec<PrefixState<'_>> = environments
         .iter()
@@ -90,49 +98,43 @@ fn code(spec: &ImageSpec, tree: &BaseTree) -> Result<Option<Code>> {
 }
 
 /// The prefixes of the image, the Miniconda base first.
-fn environments<'a>(
-    spec: &ImageSpec,
+fn sites<'a>(
+    spec: &'a ImageSpec,
     lock: &'a Lock,
-    base: &BaseImage,
+    base_layers: usize,
     tree: &BaseTree,
-    tools: &Tools<'_>,
-) -> Result<Vec<Environment<'a>>> {
-    let budget = budget(spec, base)?;
+) -> Result<Vec<Site<'a>>> {
+    let budget = budget(spec, base_layers)?;
+    let site = |locked: &'a LockedEnv, path: &str, specs: &[Spec], role| {
+        let place = Place::resolve(tree, path)?;
+        Ok(Site {
+            prefix: Prefix::new(path, &place.root, locked)?,
+            locked,
+            pip: &spec.env.pip,
+            place,
+            role,
+            budget,
+            requested: specs.iter().map(|spec| spec.text.clone()).collect(),
+        })
+    };
     let mut all = Vec::new();
     if let (Some(miniconda), Some(locked)) = (&spec.miniconda, &lock.miniconda) {
-        let plan = plan::plan_miniconda(locked.packages(), &budget);
-        let mut base = environment(locked, &miniconda.prefix, plan, tree, tools)?;
-        base.requested = texts(&miniconda.specs);
-        all.push(base);
+        let (path, specs) = (&miniconda.prefix, &miniconda.specs);
+        all.push(site(locked, path, specs, Role::Miniconda)?);
     }
-    let plan = plan::plan(lock.env.packages(), spec.miniconda.is_some(), &budget);
-    let mut env = environment(&lock.env, &spec.prefix, plan, tree, tools)?;
-    env.requested = texts(&spec.env.specs);
-    all.push(env);
+    let role = match spec.miniconda {
+        Some(_) => Role::OverMiniconda,
+        None => Role::Alone,
+    };
+    all.push(site(&lock.env, &spec.prefix, &spec.env.specs, role)?);
     Ok(all)
-}
-
-fn texts(specs: &[Spec]) -> Vec<String> {
-    specs.iter().map(|spec| spec.text.clone()).collect()
-}
-
-fn environment<'a>(
-    locked: &'a LockedEnv,
-    prefix: &str,
-    plan: LayerPlan,
-    tree: &BaseTree,
-    tools: &Tools<'_>,
-) -> Result<Environment<'a>> {
-    let place = Place::resolve(tree, prefix)?;
-    let prefix = Prefix::new(prefix, &place.root, locked)?;
-    Environment::survey(locked, prefix, place, plan, tools)
 }
 
 /// What the packages may take: the image's budget less the base's layers, the state's and the
 /// code's; halved where a Miniconda base needs layers too.
-fn budget(spec: &ImageSpec, base: &BaseImage) -> Result<Budget> {
+fn budget(spec: &ImageSpec, base_layers: usize) -> Result<Budget> {
     let total = spec.layer_budget as usize;
-    let taken = base.layers.len() + 2;
+    let taken = base_layers + 2;
     let parts = if spec.miniconda.is_some() { 2 } else { 1 };
     let free = total.saturating_sub(taken) / parts;
     if free < Budget::MIN {
@@ -141,9 +143,8 @@ fn budget(spec: &ImageSpec, base: &BaseImage) -> Result<Budget> {
             "{total} layers are too few for this image"
         ))
         .why(format!(
-            "the base image has {}; packages, environment and code need {}",
-            base.layers.len(),
-            least - base.layers.len()
+            "the base image has {base_layers}; packages, environment and code need {}",
+            least - base_layers
         ))
         .hint(format!(
             "allow at least {least} with --max-layers, or choose a base with fewer"
@@ -162,21 +163,12 @@ fn wrapper(spec: &ImageSpec, environments: &[Environment<'_>]) -> Option<String>
 
 /// When the image was made: `SOURCE_DATE_EPOCH` (reproducible-builds.org), else the build time
 /// of the newest package, so that the same lock gives the same image on any day.
-fn created(lock: &Lock) -> u64 {
+fn created<'a>(surveys: impl Iterator<Item = &'a Survey>) -> u64 {
     let given = std::env::var("SOURCE_DATE_EPOCH")
         .ok()
         .and_then(|text| text.parse().ok());
-    given.unwrap_or_else(|| {
-        let environments = [Some(&lock.env), lock.miniconda.as_ref()];
-        environments
-            .into_iter()
-            .flatten()
-            .flat_map(LockedEnv::packages)
-            .filter_map(|record| record.package_record.timestamp.as_ref())
-            .map(|time| u64::try_from(time.timestamp()).unwrap_or(0))
-            .max()
-            .unwrap_or(0)
-    })
+    let newest = surveys.map(|survey| survey.built_at).max();
+    given.or(newest).unwrap_or(0)
 }
 
 fn settings(

@@ -7,7 +7,7 @@ use rattler_conda_types::RepoDataRecord;
 use super::environment::Environment;
 use crate::{
     error::{Error, Result},
-    package::{Entry, EntryKind, EntrySink},
+    package::{Entry, EntryKind, EntrySink, origin},
 };
 
 /// The wrapper's path below the prefix.
@@ -33,13 +33,14 @@ impl PrefixState<'_> {
 
     /// Writes the wrapper that runs activation scripts.
     pub(super) fn write_wrapper(&self, sink: &mut dyn EntrySink) -> Result<()> {
-        let script = WRAPPER_TEMPLATE.replace("@PREFIX@", &self.environment.prefix.path);
+        let script = WRAPPER_TEMPLATE.replace("@PREFIX@", &self.environment.site.prefix.path);
         self.file(WRAPPER, 0o755, script.as_bytes(), sink)
     }
 
     fn history(&self) -> String {
         let lines: BTreeSet<String> = self
             .environment
+            .site
             .locked
             .packages()
             .iter()
@@ -55,14 +56,14 @@ impl PrefixState<'_> {
             text.push_str(&line);
             text.push('\n');
         }
-        let specs = &self.environment.requested;
+        let specs = &self.environment.site.requested;
         text.push_str(&format!("# update specs: {}\n", python_list(specs)));
         text
     }
 
     fn file(&self, path: &str, mode: u32, bytes: &[u8], sink: &mut dyn EntrySink) -> Result<()> {
         let entry = Entry {
-            path: self.environment.prefix.entry_path(path.as_ref()),
+            path: self.environment.site.prefix.entry_path(path.as_ref()),
             kind: EntryKind::File(bytes.len() as u64),
             mode,
             mtime: self.created,
@@ -73,17 +74,24 @@ impl PrefixState<'_> {
     }
 }
 
-/// conda's form: `+channel/subdir::name-version-build` (conda, `history.py`).
+/// conda's form: `+channel/subdir::name-version-build` (conda, `history.py`). All of it is in the
+/// URL; locks differ in what else they say.
 fn history_line(record: &RepoDataRecord) -> String {
     let package = &record.package_record;
-    let channel = record.channel.as_deref().unwrap_or("");
+    let channel = origin::channel(&record.url);
+    let subdir = origin::subdir(&record.url).map(|subdir| subdir.to_string());
+    let dist = origin::dist(&record.url).unwrap_or_else(|| {
+        format!(
+            "{}-{}-{}",
+            package.name.as_normalized(),
+            package.version,
+            package.build
+        )
+    });
     format!(
-        "+{}/{}::{}-{}-{}",
+        "+{}/{}::{dist}",
         channel.trim_end_matches('/'),
-        package.subdir,
-        package.name.as_normalized(),
-        package.version,
-        package.build
+        subdir.as_deref().unwrap_or(&package.subdir),
     )
 }
 

@@ -158,6 +158,9 @@ pub(super) struct BuildArgs {
     /// Add an annotation to the manifest.
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = pair)]
     pub annotations: Vec<(String, String)>,
+    /// Let pip packages take the place of conda packages' files of the same path.
+    #[arg(long)]
+    pub pip_overwrites: bool,
     /// The most layers that the image may have, the base's included [default: 125].
     #[arg(long, value_name = "N")]
     pub max_layers: Option<u32>,
@@ -300,6 +303,7 @@ impl BuildArgs {
             cuda: cuda(self.cuda.as_ref()),
             miniconda: miniconda(self.miniconda),
             layers: self.max_layers,
+            pip_overwrites: self.pip_overwrites.then_some(true),
             probe: ProbeSpec::default(),
         }
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Changes whenever the same packages would give other bytes: part of every layer key.
-pub const FORMAT: &str = "imgbuild-layer-1 gzip-1 chunk-4MiB";
+pub const FORMAT: &str = "imgbuild-layer-2 gzip-1 chunk-4MiB";
 
 /// Builds a layer from what `fill` writes and puts its blob into the store. Nothing is left
 /// behind when it fails.

@@ -12,11 +12,12 @@ use std::{
 };
 
 use ::tar::{Builder, EntryType, Header};
+use serde::Serialize;
 
 use crate::package::{Entry, EntryKind, EntrySink};
 
 /// How a folder that the base image has looks there; repeated so that a layer does not change it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct DirectoryAttributes {
     /// Permission bits.
     pub mode: u32,

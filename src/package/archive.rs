@@ -10,11 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rattler_conda_types::package::EntryPoint;
 use rattler_conda_types::package::{
     Files, HasPrefix, IndexJson, LinkJson, NoArchLinks, NoLink, PackageFile, PathType, PathsEntry,
     PathsJson,
 };
-use rattler_conda_types::{NoArchType, package::EntryPoint};
 use rattler_package_streaming::{read::stream_tar_bz2, seek};
 
 use crate::error::chain;
@@ -37,6 +37,14 @@ impl ArchiveKind {
             Some(Self::TarBz2)
         } else {
             None
+        }
+    }
+
+    /// The extension of its files, dot included.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Conda => ".conda",
+            Self::TarBz2 => ".tar.bz2",
         }
     }
 }
@@ -70,14 +78,20 @@ impl From<rattler_package_streaming::ExtractError> for ArchiveError {
 /// What `info/` says about linking a package.
 #[derive(Clone, Debug)]
 pub struct PackageInfo {
-    /// How the package is tied to a platform and to Python.
-    pub noarch: NoArchType,
+    /// What the package says of itself: the one source of its facts, whatever a lock repeats.
+    pub index: IndexJson,
     /// Every path of the package.
     pub paths: Vec<PathsEntry>,
     /// Commands to generate, for `noarch: python`.
     pub entry_points: Vec<EntryPoint>,
-    /// Build time in seconds since the epoch, 0 when unknown.
-    pub built_at: u64,
+}
+
+impl PackageInfo {
+    /// When the package was built, in seconds since the epoch; 0 when it does not say.
+    pub fn built_at(&self) -> u64 {
+        let millis = self.index.timestamp.map_or(0, |at| at.timestamp_millis());
+        u64::try_from(millis / 1000).unwrap_or(0)
+    }
 }
 
 type TarStream = tar::Archive<Box<dyn Read>>;
@@ -104,6 +118,14 @@ impl PackageArchive {
             files.insert(name, bytes);
         }
         parse_info(&files)
+    }
+
+    /// The size of the archive in bytes.
+    ///
+    /// # Errors
+    /// When it is not there any more.
+    pub fn size(&self) -> Result<u64, ArchiveError> {
+        Ok(std::fs::metadata(&self.path)?.len())
     }
 
     /// Calls `each` with every entry of the package's content, `info/` left out, in archive order.
@@ -195,10 +217,9 @@ fn parse_info(files: &BTreeMap<&'static str, Vec<u8>>) -> Result<PackageInfo, Ar
         _ => Vec::new(),
     };
     Ok(PackageInfo {
-        noarch: index.noarch,
+        index,
         paths: paths.paths,
         entry_points,
-        built_at: index.timestamp.map_or(0, |at| at.timestamp_millis() / 1000) as u64,
     })
 }
 

@@ -368,8 +368,15 @@ impl<'a> Linker<'a> {
             )));
         }
         self.entry_points()?;
-        let bytes = record::prefix_record_json(self.package.record, self.records)?;
-        let path = PathBuf::from(record::file_name(self.package.record));
+        let Package {
+            record,
+            archive,
+            info,
+        } = self.package;
+        let size = archive.size().map_err(|e| self.damaged(e))?;
+        let facts = record::facts(record, info, size)?;
+        let path = PathBuf::from(record::file_name(&facts));
+        let bytes = record::prefix_record_json(facts, self.records)?;
         let stat = Stat {
             mode: 0o644,
             mtime: self.newest,
@@ -382,7 +389,6 @@ impl<'a> Linker<'a> {
             mtime: stat.mtime,
             owner: (0, 0),
         };
-        let record = self.package.record;
         self.sink
             .entry(&entry, &mut Cursor::new(bytes))
             .map_err(|e| sink_failed(record, &e))

@@ -3,6 +3,7 @@
 mod archive;
 mod entry;
 mod link;
+pub mod origin;
 mod prefix;
 mod record;
 mod survey;
@@ -11,4 +12,7 @@ pub use archive::{ArchiveError, ArchiveKind, PackageArchive, PackageInfo};
 pub use entry::{Entry, EntryKind, EntrySink};
 pub use link::{Package, link};
 pub use prefix::{Exclusions, Prefix, place};
-pub use survey::{LinkScript, Survey, by_pair, excluded_of, survey};
+pub use survey::{
+    Clobber, Contents, LinkScript, Survey, Target, by_pair, contents, excluded_of, named, survey,
+    wheel_id,
+};

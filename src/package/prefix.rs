@@ -87,7 +87,7 @@ pub(super) fn python_for<'a>(
     info: &PackageInfo,
     prefix: &'a Prefix,
 ) -> Result<Option<&'a PythonInfo>> {
-    if !info.noarch.is_python() {
+    if !info.index.noarch.is_python() {
         return Ok(None);
     }
     prefix.python.as_ref().map(Some).ok_or_else(|| {

@@ -17,6 +17,7 @@ pub struct Budget {
     miniconda: Share,
     cuda: Share,
     other: Share,
+    pip: Share,
 }
 
 /// The layers of one tier.
@@ -30,14 +31,14 @@ pub(super) struct Share {
 
 impl Budget {
     /// The fewest layers that packages can be put into: one bin a tier.
-    pub const MIN: usize = 3;
+    pub const MIN: usize = 4;
 
-    /// Splits that many layers between the tiers; anything from 104 up gives the same plan, so
+    /// Splits that many layers between the tiers; anything from 116 up gives the same plan, so
     /// that a base image with more layers does not change it.
     pub fn of(layers: usize) -> Self {
-        const SINGLES: [usize; 3] = [8, 32, 32];
-        const BINS: [usize; 3] = [4, 4, 24];
-        const FULL: usize = 104;
+        const SINGLES: [usize; 4] = [8, 32, 32, 8];
+        const BINS: [usize; 4] = [4, 4, 24, 4];
+        const FULL: usize = 116;
         let layers = layers.min(FULL);
         let bins = BINS.map(|bins| (bins * layers / FULL).max(1));
         let left = layers.saturating_sub(bins.iter().sum());
@@ -50,6 +51,7 @@ impl Budget {
             miniconda: share(0),
             cuda: share(1),
             other: share(2),
+            pip: share(3),
         }
     }
 
@@ -58,6 +60,7 @@ impl Budget {
             Tier::Miniconda => self.miniconda,
             Tier::Cuda => self.cuda,
             Tier::Other => self.other,
+            Tier::Pip => self.pip,
         }
     }
 }
@@ -65,6 +68,7 @@ impl Budget {
 /// A package as the packing sees it.
 pub(super) struct Item<'a> {
     pub index: usize,
+    /// Its name; no two items share it.
     pub name: &'a str,
     pub size: u64,
 }
@@ -168,7 +172,7 @@ mod tests {
 
     #[test]
     fn budgets_fit() {
-        for layers in 3..=130 {
+        for layers in Budget::MIN..=130 {
             let budget = Budget::of(layers);
             let total: usize = Tier::ALL
                 .map(|tier| budget.share(tier))
@@ -178,7 +182,7 @@ mod tests {
             assert!(total <= layers, "{total} of {layers}");
         }
         assert_eq!(
-            Budget::of(104).share(Tier::Cuda),
+            Budget::of(116).share(Tier::Cuda),
             Budget::of(125).share(Tier::Cuda)
         );
     }

@@ -5,12 +5,16 @@ use std::{
     path::PathBuf,
 };
 
-use rattler_conda_types::RepoDataRecord;
+use serde::Serialize;
+use url::Url;
 
+use super::Locked;
 use crate::{
     digest::Digest,
     error::{Error, Exit, Result},
-    package::{Prefix, excluded_of},
+    fetch::sha256_of,
+    layer::DirectoryAttributes,
+    package::{Prefix, Survey, excluded_of, origin},
 };
 
 /// What the bytes of a package layer depend on.
@@ -20,45 +24,79 @@ pub struct KeyInput<'a> {
     /// Where the packages are linked to.
     pub prefix: &'a Prefix,
     /// The folders of the base image on the way to the prefix, with their attributes.
-    pub base_folders: &'a str,
-    /// Targets that packages lose to others.
-    pub exclusions: &'a BTreeMap<String, BTreeSet<PathBuf>>,
+    pub base_folders: &'a BTreeMap<Vec<u8>, DirectoryAttributes>,
+    /// What the packages mean together.
+    pub survey: &'a Survey,
+}
+
+/// What of one package the bytes depend on. What an archive says of itself is in its sha256; a
+/// lock's other facts do not reach the layer.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Part<'a> {
+    Conda {
+        sha256: Digest,
+        /// The record in `conda-meta` has both.
+        url: Url,
+        md5: Option<String>,
+        lost: &'a BTreeSet<PathBuf>,
+    },
+    Wheel {
+        sha256: Digest,
+        lost: &'a BTreeSet<PathBuf>,
+    },
 }
 
 /// The key of a layer of these packages, given in the order of the layer.
 ///
 /// # Errors
 /// When a record has no sha256.
-pub fn layer_key(input: &KeyInput<'_>, packages: &[&RepoDataRecord]) -> Result<Digest> {
-    let broken =
-        |e: serde_json::Error| Error::new(Exit::Internal, "cannot make a layer key").why(e);
-    let mut members = Vec::with_capacity(packages.len());
-    for record in packages {
-        // The record is part of the layer (conda-meta); it names the archive by its sha256.
-        let bytes = serde_json::to_vec(record).map_err(broken)?;
-        let lost = excluded_of(input.exclusions, record.package_record.name.as_normalized());
-        members.push((Digest::of(&bytes), lost));
-    }
-    let python = packages
+pub fn layer_key(input: &KeyInput<'_>, packages: &[Locked<'_>]) -> Result<Digest> {
+    let ids: Vec<String> = packages.iter().map(Locked::id).collect();
+    let parts = packages
         .iter()
-        .any(|record| record.package_record.noarch.is_python())
-        .then(|| {
-            input.prefix.python.as_ref().map(|python| {
-                (
-                    python.short_version,
-                    &python.site_packages_path,
-                    &python.path,
-                )
-            })
-        })
-        .flatten();
+        .zip(&ids)
+        .map(|(package, id)| part(*package, id, input.survey))
+        .collect::<Result<Vec<_>>>()?;
+    let python = ids
+        .iter()
+        .any(|id| input.survey.for_python.contains(id))
+        .then_some(input.prefix.python.as_ref())
+        .flatten()
+        .map(|python| {
+            (
+                python.short_version,
+                &python.path,
+                &python.site_packages_path,
+                &python.bin_dir,
+            )
+        });
     let all = (
         input.format,
-        &input.prefix.path,
+        (&input.prefix.path, &input.prefix.root),
         input.prefix.platform.as_str(),
-        input.base_folders,
+        input.base_folders.iter().collect::<Vec<_>>(),
         python,
-        members,
+        parts,
     );
-    Ok(Digest::of(&serde_json::to_vec(&all).map_err(broken)?))
+    serde_json::to_vec(&all)
+        .map(|bytes| Digest::of(&bytes))
+        .map_err(|e| Error::new(Exit::Internal, "cannot make a layer key").why(e))
+}
+
+fn part<'a>(package: Locked<'_>, id: &str, survey: &'a Survey) -> Result<Part<'a>> {
+    let lost = excluded_of(&survey.exclusions, id);
+    let md5 = || survey.md5s.get(id).cloned();
+    Ok(match package {
+        Locked::Conda(record) => Part::Conda {
+            sha256: sha256_of(record)?,
+            url: origin::public_url(&record.url),
+            md5: record.package_record.md5.map(hex::encode).or_else(md5),
+            lost,
+        },
+        Locked::Wheel(wheel) => Part::Wheel {
+            sha256: wheel.sha256,
+            lost,
+        },
+    })
 }

@@ -1,13 +1,16 @@
 //! Which package goes into which layer, and the key of each layer. Pure.
 
 mod bins;
+mod item;
 mod key;
+#[cfg(test)]
+mod tests;
 mod tiers;
 
-use rattler_conda_types::RepoDataRecord;
 use serde::Serialize;
 
 pub use bins::Budget;
+pub use item::{Locked, Member, PlanItem, items};
 pub use key::{KeyInput, layer_key};
 pub use tiers::Tier;
 
@@ -25,67 +28,69 @@ pub struct PlannedLayer {
     pub tier: Tier,
     /// What a person reads in `docker history`.
     pub title: String,
-    /// Indices into the packages that were planned, ordered by package name.
-    pub packages: Vec<usize>,
+    /// The packages, ordered by name, wheels after all others.
+    pub packages: Vec<Member>,
 }
 
 /// Plans the packages of an environment. With `over_miniconda`, the Miniconda base is another
 /// prefix and has its own plan, so the environment's Python counts among the other packages.
-pub fn plan(packages: &[RepoDataRecord], over_miniconda: bool, budget: &Budget) -> LayerPlan {
-    let tiers = tiers::assign(packages, over_miniconda);
-    plan_tiers(packages, &tiers, budget)
+pub fn plan(items: &[PlanItem], over_miniconda: bool, budget: &Budget) -> LayerPlan {
+    let tiers = tiers::assign(items, over_miniconda);
+    plan_tiers(items, &tiers, budget)
 }
 
 /// Plans the packages of a Miniconda base: all of them are of that tier.
-pub fn plan_miniconda(packages: &[RepoDataRecord], budget: &Budget) -> LayerPlan {
-    let tiers = vec![Tier::Miniconda; packages.len()];
-    plan_tiers(packages, &tiers, budget)
+pub fn plan_miniconda(items: &[PlanItem], budget: &Budget) -> LayerPlan {
+    let tiers = vec![Tier::Miniconda; items.len()];
+    plan_tiers(items, &tiers, budget)
 }
 
-fn plan_tiers(packages: &[RepoDataRecord], tiers: &[Tier], budget: &Budget) -> LayerPlan {
+fn plan_tiers(items: &[PlanItem], tiers: &[Tier], budget: &Budget) -> LayerPlan {
+    let ids: Vec<String> = items.iter().map(PlanItem::id).collect();
     let mut layers = Vec::new();
     for tier in Tier::ALL {
-        let items: Vec<bins::Item<'_>> = packages
+        let members: Vec<bins::Item<'_>> = items
             .iter()
+            .zip(&ids)
             .zip(tiers)
             .enumerate()
             .filter(|(_, (_, of))| **of == tier)
-            .map(|(index, (record, _))| bins::Item {
+            .map(|(index, ((item, id), _))| bins::Item {
                 index,
-                name: record.package_record.name.as_normalized(),
-                size: record.package_record.size.unwrap_or(0),
+                name: id,
+                size: item.size,
             })
             .collect();
-        for group in bins::group(items, budget.share(tier)) {
+        for group in bins::group(members, budget.share(tier)) {
+            let group: Vec<&PlanItem> = group.into_iter().map(|index| &items[index]).collect();
             layers.push(PlannedLayer {
                 tier,
-                title: title(tier, packages, &group),
-                packages: group,
+                title: title(tier, &group),
+                packages: ordered(&group),
             });
         }
     }
     LayerPlan { layers }
 }
 
+/// The order of a layer's entries: it must not depend on that of a lock.
+fn ordered(group: &[&PlanItem]) -> Vec<Member> {
+    let mut group = group.to_vec();
+    let place = |item: &PlanItem| (matches!(item.member, Member::Wheel(_)), item.name.clone());
+    group.sort_by_key(|item| place(item));
+    group.iter().map(|item| item.member).collect()
+}
+
 /// How many packages a title names before it counts the rest.
 const NAMED: usize = 4;
 
-fn title(tier: Tier, packages: &[RepoDataRecord], group: &[usize]) -> String {
-    let mut by_size: Vec<&RepoDataRecord> = group.iter().map(|index| &packages[*index]).collect();
-    by_size.sort_by_key(|record| {
-        let package = &record.package_record;
-        (
-            std::cmp::Reverse(package.size),
-            package.name.as_normalized().to_owned(),
-        )
-    });
+fn title(tier: Tier, group: &[&PlanItem]) -> String {
+    let mut by_size = group.to_vec();
+    by_size.sort_by_key(|item| (std::cmp::Reverse(item.size), item.id()));
     let names: Vec<String> = by_size
         .iter()
         .take(NAMED)
-        .map(|record| {
-            let package = &record.package_record;
-            format!("{} {}", package.name.as_normalized(), package.version)
-        })
+        .map(|item| format!("{} {}", item.name, item.version))
         .collect();
     let mut title = format!("{}: {}", tier.title(), names.join(", "));
     if by_size.len() > NAMED {

@@ -32,6 +32,7 @@ const KEYS: &[&str] = &[
     "cuda",
     "miniconda",
     "layers",
+    "pip_overwrites",
     "probe",
 ];
 
@@ -83,6 +84,7 @@ impl Reader<'_> {
             "cmd" => config.cmd = Some(self.command(value, name)?),
             "miniconda" => config.miniconda = Some(self.miniconda(value)?),
             "layers" => config.layers = self.layers(value)?,
+            "pip_overwrites" => config.pip_overwrites = Some(self.source.boolean(value, name)?),
             "probe" => config.probe = self.probe(value)?,
             _ => return self.source.unknown_key(key, KEYS),
         }

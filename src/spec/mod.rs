@@ -67,6 +67,8 @@ pub struct ImageSpec {
     pub annotations: BTreeMap<String, String>,
     /// The most layers that the image may have, base included; 1 to [`MAX_LAYERS`].
     pub layer_budget: u32,
+    /// Whether a wheel may take the place of a conda package's file.
+    pub pip_overwrites: bool,
     /// What `imgbuild probe` runs with when flags do not say otherwise.
     pub probe: ProbeSpec,
     /// What was read but has no effect, in words.
@@ -148,6 +150,8 @@ pub struct Overrides {
     pub miniconda: Option<MinicondaChoice>,
     /// The most layers that the image may have, base included.
     pub layers: Option<u32>,
+    /// Whether a wheel may take the place of a conda package's file.
+    pub pip_overwrites: Option<bool>,
     /// Settings of the probe.
     pub probe: ProbeSpec,
 }

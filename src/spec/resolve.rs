@@ -105,6 +105,7 @@ fn over(file: Overrides, flags: Overrides) -> Overrides {
         cuda: flags.cuda.or(file.cuda),
         miniconda: flags.miniconda.or(file.miniconda),
         layers: flags.layers.or(file.layers),
+        pip_overwrites: flags.pip_overwrites.or(file.pip_overwrites),
         probe: ProbeSpec {
             gpus: flags.probe.gpus.or(file.probe.gpus),
             nproc: flags.probe.nproc.or(file.probe.nproc),
@@ -141,6 +142,7 @@ fn merge(env: EnvYaml, set: Overrides) -> Result<ImageSpec> {
         labels: BTreeMap::from_iter(set.labels),
         annotations: BTreeMap::from_iter(set.annotations),
         layer_budget: set.layers.unwrap_or(MAX_LAYERS),
+        pip_overwrites: set.pip_overwrites.unwrap_or(false),
         probe: set.probe,
         code: set.code,
         warnings: env.warnings.clone(),

@@ -1,6 +1,7 @@
 //! A wheel on disk, and what it says of itself.
 
 use std::{
+    collections::BTreeMap,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -17,6 +18,7 @@ use super::{
     zip::{self, Member, Zip},
 };
 use crate::{
+    digest::Digest,
     error::{Error, Result},
     lock::LockedWheel,
     package::Prefix,
@@ -48,6 +50,8 @@ pub struct WheelArchive {
 pub struct WheelInfo {
     /// Every path in the prefix that it writes, generated ones included, sorted.
     pub targets: Vec<PathBuf>,
+    /// What is written at a path, where that is what `RECORD` says and has as a sha256.
+    pub hashes: BTreeMap<PathBuf, Digest>,
     /// The newest believable time of its files in seconds since the epoch, 0 when there is none.
     pub built_at: u64,
 }
@@ -70,8 +74,14 @@ impl WheelArchive {
         let plan = self.plan(self.python(prefix)?)?;
         let mut targets: Vec<PathBuf> = plan.targets().collect();
         targets.sort();
+        let unchanged = plan.files.iter().filter(|placed| !placed.script);
+        let hashes = unchanged.filter_map(|placed| {
+            let listed = self.record.get(&placed.member.name)?;
+            Some((placed.target.clone(), listed.hash.as_ref()?.sha256()?))
+        });
         Ok(WheelInfo {
             targets,
+            hashes: hashes.collect(),
             built_at: self.built_at,
         })
     }

@@ -81,6 +81,16 @@ pub(super) fn sha256_text(digest: &Digest) -> String {
     format!("sha256={}", URL_SAFE_NO_PAD.encode(digest.bytes()))
 }
 
+impl Hash {
+    /// The digest, when it is a sha256.
+    pub fn sha256(&self) -> Option<Digest> {
+        (self.algorithm == Algorithm::Sha256)
+            .then(|| self.digest.as_slice().try_into().ok())
+            .flatten()
+            .map(Digest::from_bytes)
+    }
+}
+
 impl std::fmt::Display for Hash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)

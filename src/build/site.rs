@@ -1,0 +1,177 @@
+//! One prefix of the image before anything is made: what goes there, and what is known of it.
+
+use std::{collections::HashMap, path::Path};
+
+use rattler_conda_types::RepoDataRecord;
+use rattler_digest::{Md5, compute_file_digest};
+
+use super::{Tools, layers::Place, parallel::in_parallel, wheels};
+use crate::{
+    digest::Digest,
+    error::{Error, Exit, Result, chain},
+    fetch,
+    lock::LockedEnv,
+    package::{ArchiveError, PackageInfo, Prefix, Survey, contents, place, survey},
+    plan::{self, Budget, LayerPlan, Locked},
+    spec::PipSection,
+    store::Store,
+};
+
+/// Changes whenever the same packages would give another survey.
+const SURVEY_FORMAT: &str = "imgbuild-survey-2";
+
+/// A prefix of the image and what goes there.
+pub(super) struct Site<'a> {
+    /// The locked packages.
+    pub locked: &'a LockedEnv,
+    /// What was asked of pip: its sources may have credentials that a lock has not.
+    pub pip: &'a PipSection,
+    /// Where the packages are linked to.
+    pub prefix: Prefix,
+    /// Where the prefix is in the base image.
+    pub place: Place,
+    /// Which of the image's prefixes it is.
+    pub role: Role,
+    /// How many layers it may take.
+    pub budget: Budget,
+    /// The specs that asked for the packages, as the user wrote them.
+    pub requested: Vec<String>,
+}
+
+/// Which of an image's prefixes it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A Miniconda base below an environment.
+    Miniconda,
+    /// An environment over a Miniconda base.
+    OverMiniconda,
+    /// The only prefix.
+    Alone,
+}
+
+/// What packages say of themselves, by the sha256 of their archive: read once in a build.
+pub(super) type Infos = HashMap<Digest, PackageInfo>;
+
+impl Site<'_> {
+    /// The survey of an earlier run over the same packages, if there was one.
+    pub(super) fn known(&self, store: &Store) -> Result<Option<Survey>> {
+        Ok(store.survey(&self.key()?))
+    }
+
+    /// Whether the store has every package.
+    pub(super) fn is_here(&self, store: &Store) -> bool {
+        let mut packages = self.locked.packages().iter().map(Locked::Conda);
+        let mut wheels = self.locked.wheels().iter().map(Locked::Wheel);
+        packages.all(|package| is_here(package, store)) && wheels.all(|wheel| is_here(wheel, store))
+    }
+
+    /// Brings every package into the store.
+    pub(super) fn fetch(&self, tools: &Tools<'_>) -> Result<()> {
+        let records: Vec<_> = self.locked.packages().iter().collect();
+        tools.runtime.block_on(fetch::fetch_packages(
+            &records,
+            tools.client,
+            tools.store,
+            tools.reporter,
+        ))?;
+        wheels::fetch(self.locked.wheels(), self, tools)
+    }
+
+    /// Opens the packages, all of which the store must have, and keeps the survey.
+    pub(super) fn open(&self, store: &Store, threads: usize) -> Result<(Survey, Infos)> {
+        let opened = in_parallel(self.locked.packages(), threads, |record| {
+            let archive = fetch::archive(record, store)?;
+            let info = info(record, store)?;
+            let size = archive.size().map_err(|e| faulty(record, &e))?;
+            let mut contents = contents(record, &info, size, &self.prefix)?;
+            if record.package_record.md5.is_none() {
+                contents.md5 = Some(md5(&archive.path)?);
+            }
+            Ok((contents, fetch::sha256_of(record)?, info))
+        })?;
+        let wheels = in_parallel(self.locked.wheels(), threads, |wheel| {
+            wheels::contents(wheel, &self.prefix, store)
+        })?;
+        let mut all = Vec::with_capacity(opened.len() + wheels.len());
+        let mut infos = Infos::new();
+        for (contents, sha256, info) in opened {
+            all.push(contents);
+            infos.insert(sha256, info);
+        }
+        all.extend(wheels);
+        let found = survey(&all)?;
+        store.put_survey(&self.key()?, &found)?;
+        Ok((found, infos))
+    }
+
+    /// Which package goes into which layer. Without a survey, a package whose size the lock does
+    /// not say counts as empty.
+    pub(super) fn plan(&self, survey: Option<&Survey>) -> LayerPlan {
+        let none = Default::default();
+        let sizes = survey.map_or(&none, |survey| &survey.sizes);
+        let items = plan::items(self.locked, sizes);
+        match self.role {
+            Role::Miniconda => plan::plan_miniconda(&items, &self.budget),
+            Role::OverMiniconda => plan::plan(&items, true, &self.budget),
+            Role::Alone => plan::plan(&items, false, &self.budget),
+        }
+    }
+
+    fn key(&self) -> Result<Digest> {
+        let packages = self
+            .locked
+            .packages()
+            .iter()
+            .map(|record| {
+                let package = &record.package_record;
+                let (name, no_md5) = (package.name.as_normalized(), package.md5.is_none());
+                Ok((name, fetch::sha256_of(record)?, no_md5))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let wheels: Vec<_> = self
+            .locked
+            .wheels()
+            .iter()
+            .map(|wheel| (&wheel.name, wheel.sha256))
+            .collect();
+        let python = self.prefix.python.as_ref().map(|python| {
+            (
+                python.short_version,
+                &python.site_packages_path,
+                &python.bin_dir,
+            )
+        });
+        serde_json::to_vec(&(SURVEY_FORMAT, python, packages, wheels))
+            .map(|bytes| Digest::of(&bytes))
+            .map_err(|e| Error::new(Exit::Internal, "cannot make a survey key").why(e))
+    }
+}
+
+/// Whether the store has a package. A lock that has no sha256 of it does not tell.
+pub(super) fn is_here(package: Locked<'_>, store: &Store) -> bool {
+    match package {
+        Locked::Conda(record) => {
+            fetch::sha256_of(record).is_ok_and(|sha256| store.package_path(&sha256).exists())
+        }
+        Locked::Wheel(wheel) => fetch::wheel_path(wheel, store).exists(),
+    }
+}
+
+/// What a package's `info/` says.
+pub(super) fn info(record: &RepoDataRecord, store: &Store) -> Result<PackageInfo> {
+    let archive = fetch::archive(record, store)?;
+    archive.info().map_err(|e| faulty(record, &e))
+}
+
+fn md5(path: &Path) -> Result<String> {
+    compute_file_digest::<Md5>(path)
+        .map(hex::encode)
+        .map_err(|e| Error::io("read", path, e))
+}
+
+fn faulty(record: &RepoDataRecord, why: &ArchiveError) -> Error {
+    Error::environment("a package archive cannot be read")
+        .at(place(record))
+        .why(chain(why))
+        .hint("its hash is right, so the package itself is faulty: use another build of it")
+}
