@@ -1,5 +1,7 @@
 //! Executing a build: plans to layers to an image. The one place where the stages meet.
 
+mod dry_run;
+mod dry_run_text;
 mod environment;
 mod layers;
 mod parallel;
@@ -12,6 +14,7 @@ use std::collections::BTreeMap;
 use reqwest_middleware::ClientWithMiddleware;
 use tokio::runtime::Handle;
 
+pub use dry_run::{BuildPlan, dry_run};
 pub use environment::Environment;
 
 use crate::{

@@ -161,6 +161,12 @@ pub(super) struct BuildArgs {
     /// Let pip packages take the place of conda packages' files of the same path.
     #[arg(long)]
     pub pip_overwrites: bool,
+    /// Print what would be built, fetched and reused, and do none of it.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How to print the plan of --dry-run.
+    #[arg(long, value_enum, default_value_t = Format::Text, requires = "dry_run")]
+    pub format: Format,
     /// The most layers that the image may have, the base's included [default: 125].
     #[arg(long, value_name = "N")]
     pub max_layers: Option<u32>,

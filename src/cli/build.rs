@@ -9,9 +9,10 @@ use super::{
     print, probe, push, runtime, stoppable, warn_all,
 };
 use crate::{
+    base::{BaseImage, BaseSource},
     build::{self, Tools},
     docker,
-    error::Result,
+    error::{Error, Exit, Result},
     image::Image,
     layer::Compressors,
     report::{Reporter, human_bytes},
@@ -23,6 +24,9 @@ use crate::{
 pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     let spec = ImageSpec::resolve(&args.env, args.overrides())?;
     warn_all(&spec.warnings, reporter);
+    if args.dry_run {
+        return dry_run(&args, &spec, reporter);
+    }
     args.outputs.iter().try_for_each(Output::check)?;
     if args.push {
         push::check_online(args.locking.offline)?;
@@ -61,6 +65,50 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     Ok(exit)
 }
 
+/// Prints the plan; `--load`, `--push`, `--output` and `--probe` have no effect.
+fn dry_run(args: &BuildArgs, spec: &ImageSpec, reporter: &Reporter) -> Result<ExitCode> {
+    let store = Store::open(Store::default_root()?)?;
+    let runtime = runtime()?;
+    let plan = stoppable(
+        &runtime,
+        reporter,
+        || {},
+        || {
+            let channels = channels(spec)?;
+            let locker = Locker {
+                spec,
+                store: &store,
+                client: &client(&channels, &args.locking)?,
+                runtime: runtime.handle(),
+                reporter,
+                channels: &channels,
+                locking: &args.locking,
+            };
+            let lock = locker.planned(&args.env)?;
+            let base = base_here(spec, &store, &locker)?;
+            build::dry_run(spec, &lock, base.as_ref(), &store, reporter)
+        },
+    )?;
+    match args.format {
+        Format::Text => print(plan),
+        Format::Json => print(
+            serde_json::to_string_pretty(&plan)
+                .map_err(|e| Error::new(Exit::Internal, "cannot write the plan").why(e))?,
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The base image, unless that needs a network or a daemon.
+fn base_here(spec: &ImageSpec, store: &Store, locker: &Locker<'_>) -> Result<Option<BaseImage>> {
+    match &spec.base {
+        BaseSource::Registry(_) | BaseSource::DockerDaemon(_) => {
+            Ok(store.base(&spec.base.to_string()))
+        }
+        _ => locker.load_base(None).map(Some),
+    }
+}
+
 fn make(
     args: &BuildArgs,
     spec: &ImageSpec,
@@ -80,6 +128,7 @@ fn make(
         locking: &args.locking,
     };
     let (lock, base) = locker.current(&args.env)?;
+    store.put_base(&spec.base.to_string(), &base)?;
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let tools = Tools {
         store,

@@ -140,6 +140,18 @@ impl Locker<'_> {
         Ok((lock, base))
     }
 
+    /// The lock to plan from: the one beside the file while its packages answer, whatever its base
+    /// image is by now.
+    pub(super) fn planned(&self, env: &Path) -> Result<Lock> {
+        if let Some(lock) = lock_file::read(&lock_file::path_for(env))? {
+            let base = lock.base.as_ref().map(|base| base.digest);
+            if self.stale(&lock, base.as_ref())?.packages.is_empty() {
+                return Ok(lock);
+            }
+        }
+        self.current(env).map(|(lock, _)| lock)
+    }
+
     /// `imgbuild lock --locked`: fails when the lock does not answer, and writes nothing.
     fn check(&self, path: &Path) -> Result<()> {
         let Some(lock) = lock_file::read(path)? else {

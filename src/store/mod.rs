@@ -7,6 +7,7 @@
 //! layers/<key>.json    LayerKey -> diff id, digest and size of a layer that was built
 //! surveys/<key>.json   what a set of packages means for an environment
 //! images/<name>.json   image reference -> manifest descriptor
+//! bases/<name>.json    what a base image was when it was last loaded
 //! pip/                 what uv keeps, and the stand-ins that it is given
 //! repodata/            channel indexes, kept by the repodata gateway
 //! tmp/                 files being written
@@ -49,6 +50,7 @@ impl Store {
             "layers",
             "surveys",
             "images",
+            "bases",
             "pip",
             "repodata",
             "tmp",

@@ -1,4 +1,4 @@
-//! Small JSON records: built layers by key, surveys, and images by name.
+//! Small JSON records: built layers by key, surveys, and images and bases by name.
 
 use std::{fs, path::PathBuf};
 
@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Store;
 use crate::{
+    base::BaseImage,
     digest::{DiffId, Digest},
     error::{Error, Result},
 };
@@ -75,6 +76,28 @@ impl Store {
     /// The image of that full reference.
     pub fn image(&self, reference: &str) -> Option<StoredImage> {
         read_json(&self.image_record(reference))
+    }
+
+    /// Keeps what a base image is, under its name. Its blobs must be in the store already.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn put_base(&self, name: &str, base: &BaseImage) -> Result<()> {
+        self.write_json(&self.base_record(name), base)
+    }
+
+    /// What the base image of that name was when it was last loaded, if all its layers are still
+    /// here.
+    pub fn base(&self, name: &str) -> Option<BaseImage> {
+        let base: BaseImage = read_json(&self.base_record(name))?;
+        let mut layers = base.layers.iter();
+        let whole = layers.all(|layer| self.has_blob(&layer.digest, layer.size));
+        whole.then_some(base)
+    }
+
+    fn base_record(&self, name: &str) -> PathBuf {
+        let name = Digest::of(name.as_bytes()).hex();
+        self.root().join("bases").join(name + ".json")
     }
 
     fn layer_record(&self, key: &Digest) -> PathBuf {

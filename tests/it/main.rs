@@ -13,6 +13,7 @@ mod lock_life;
 mod mini;
 mod odd_packages;
 mod pip_lock;
+mod plan;
 mod push;
 mod registry;
 mod support;
