@@ -107,6 +107,11 @@ impl<T> Hashing<T> {
         }
     }
 
+    /// The digest of what passed so far.
+    pub fn digest(&self) -> Digest {
+        Digest(self.hasher.clone().finalize().into())
+    }
+
     /// The inner value, the digest, and the number of bytes that passed.
     pub fn finish(self) -> (T, Digest, u64) {
         (self.inner, Digest(self.hasher.finalize().into()), self.size)

@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Exit},
     lock,
     sink::Output,
-    spec::{CodeSpec, MinicondaChoice, Overrides, ProbeSpec, check, words},
+    spec::{CodeSpec, LockChoice, MinicondaChoice, Overrides, ProbeSpec, check, words},
 };
 
 const AFTER_HELP: &str = "\
@@ -49,8 +49,10 @@ pub(super) enum Command {
 
 #[derive(Group)]
 pub(super) struct LockArgs {
-    /// A conda environment file.
+    /// A conda environment file; or a lock of another tool, to make imgbuild's of it.
     pub env: PathBuf,
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
     /// The settings file [default: imgbuild.yaml beside the environment file].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -101,10 +103,24 @@ impl LockingArgs {
     }
 }
 
+/// Which part of a given lock is meant.
+#[derive(Group)]
+pub(super) struct ChoiceArgs {
+    /// The environment of a pixi lock [default: default].
+    #[arg(long, value_name = "NAME")]
+    pub environment: Option<String>,
+    /// A category of a conda-lock file besides main; may be given more than once.
+    #[arg(long = "category", value_name = "NAME")]
+    pub categories: Vec<String>,
+}
+
 #[derive(Group)]
 pub(super) struct BuildArgs {
-    /// A conda environment file.
+    /// A conda environment file; or a lock, which is used as it is: conda-lock.yml, pixi.lock, an
+    /// @EXPLICIT list, or imgbuild's own.
     pub env: PathBuf,
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
     /// Name the image; may be given more than once.
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     pub tags: Vec<String>,
@@ -279,10 +295,20 @@ fn pair(text: &str) -> Result<(String, String), String> {
         .ok_or_else(|| "write KEY=VALUE".to_owned())
 }
 
+impl ChoiceArgs {
+    fn choice(&self) -> LockChoice {
+        LockChoice {
+            environment: self.environment.clone(),
+            categories: self.categories.clone(),
+        }
+    }
+}
+
 impl LockArgs {
     pub(super) fn overrides(&self) -> Overrides {
         Overrides {
             config: self.config.clone(),
+            lock: self.choice.choice(),
             miniconda: miniconda(self.miniconda),
             cuda: cuda(self.cuda.as_ref()),
             base: self.base.clone(),
@@ -295,6 +321,7 @@ impl BuildArgs {
     pub(super) fn overrides(&self) -> Overrides {
         Overrides {
             config: self.config.clone(),
+            lock: self.choice.choice(),
             base: self.base.clone(),
             tags: self.tags.clone(),
             code: self.code.clone(),

@@ -47,9 +47,10 @@ pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
         &runtime,
         reporter,
         || {},
-        || match args.locking.locked {
-            true => locker.check(&path),
-            false => locker.renew(&path, &update),
+        || match (&spec.lock, args.locking.locked) {
+            (Some(input), _) => locker.convert(input, &args.env, &path),
+            (None, true) => locker.check(&path),
+            (None, false) => locker.renew(&path, &update),
         },
     )?;
     print(path.display());
@@ -100,9 +101,14 @@ struct Stale {
 }
 
 impl Locker<'_> {
-    /// The lock beside the environment file if it still answers it, else a new one; and the base
-    /// image that it names.
+    /// The lock that was given; else the one beside the environment file if it still answers it,
+    /// else a new one. And the base image that it names.
     pub(super) fn current(&self, env: &Path) -> Result<(Lock, BaseImage)> {
+        if let Some(input) = &self.spec.lock {
+            let lock = self.given(input, env)?;
+            let base = self.load_base(Some(&lock))?;
+            return Ok((lock, base));
+        }
         let path = lock_file::path_for(env);
         let Some(old) = lock_file::read(&path)? else {
             self.refuse_if_locked(&path)?;
@@ -143,6 +149,9 @@ impl Locker<'_> {
     /// The lock to plan from: the one beside the file while its packages answer, whatever its base
     /// image is by now.
     pub(super) fn planned(&self, env: &Path) -> Result<Lock> {
+        if let Some(input) = &self.spec.lock {
+            return self.given_so_far(input, env);
+        }
         if let Some(lock) = lock_file::read(&lock_file::path_for(env))? {
             let base = lock.base.as_ref().map(|base| base.digest);
             if self.stale(&lock, base.as_ref())?.packages.is_empty() {
@@ -293,7 +302,7 @@ impl Locker<'_> {
         Ok(env.with_wheels(wheels?))
     }
 
-    fn save(&self, path: &Path, old: Option<&Lock>, new: &Lock) -> Result<Lock> {
+    pub(super) fn save(&self, path: &Path, old: Option<&Lock>, new: &Lock) -> Result<Lock> {
         let mut count = 0;
         for env in new.environments() {
             count += env.packages().len() + env.wheels().len();

@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod given;
 mod init;
 mod lock;
 mod lock_base;

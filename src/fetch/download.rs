@@ -1,8 +1,13 @@
 //! One file into the store: tried again where that helps, verified before it gets its name.
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use rattler_digest::{Md5, Md5Hash, digest::Digest as _};
 use reqwest_middleware::ClientWithMiddleware;
 use tokio::io::AsyncReadExt;
 use url::Url;
@@ -32,12 +37,21 @@ pub(super) struct Download {
     pub place: String,
     /// Where it is; credentials in it are used, and shown nowhere.
     pub url: Url,
-    /// The sha256 that it must have.
-    pub sha256: Digest,
+    /// The hash that it must have.
+    pub hash: Expected,
     /// Its size in bytes, where that is known.
     pub size: Option<u64>,
-    /// Where it goes in the store.
-    pub path: PathBuf,
+    /// Where it goes in the store, by its sha256.
+    pub place_in: fn(&Store, &Digest) -> PathBuf,
+}
+
+/// The hash that a download must have.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Expected {
+    /// Of its bytes.
+    Sha256(Digest),
+    /// Where a lock has no better one; the sha256 that was found for it is kept in the store.
+    Md5(Md5Hash),
 }
 
 /// Brings files of one kind (`packages`, `wheels`) into the store; those that are there are not
@@ -53,7 +67,10 @@ pub(super) async fn fetch_all(
     reporter: &Reporter,
 ) -> Result<()> {
     let count = downloads.len();
-    let missing: Vec<_> = downloads.into_iter().filter(|d| !d.path.exists()).collect();
+    let missing: Vec<_> = downloads
+        .into_iter()
+        .filter(|download| !download.is_in(store))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -77,6 +94,14 @@ pub(super) async fn fetch_all(
 }
 
 impl Download {
+    fn is_in(&self, store: &Store) -> bool {
+        let sha256 = match self.hash {
+            Expected::Sha256(sha256) => Some(sha256),
+            Expected::Md5(md5) => store.sha256_of_md5(&hex::encode(md5)),
+        };
+        sha256.is_some_and(|sha256| (self.place_in)(store, &sha256).exists())
+    }
+
     async fn fetch(
         &self,
         client: &ClientWithMiddleware,
@@ -86,10 +111,13 @@ impl Download {
     ) -> Result<()> {
         let task = reporter.bytes(&self.label, self.size);
         let mut attempt = 1;
-        let writer = loop {
-            let writer = store.blob_writer()?;
-            match self.stream(client, writer, &[&task, all]).await {
-                Ok(writer) => break writer,
+        let sink = loop {
+            let sink = Sink {
+                writer: store.blob_writer()?,
+                md5: matches!(self.hash, Expected::Md5(_)).then(Md5::default),
+            };
+            match self.stream(client, sink, &[&task, all]).await {
+                Ok(sink) => break sink,
                 Err(Failure::Final(e)) => return Err(e),
                 Err(Failure::Passing(passing)) if attempt < TRIES => {
                     for progress in [&task, all] {
@@ -110,24 +138,46 @@ impl Download {
                 }
             }
         };
-        match writer.finish_expecting(&self.sha256, |_| self.path.clone())? {
-            Ok(_) => Ok(()),
-            Err((found, size)) => Err(self.wrong_hash(&found, size)),
+        self.keep(sink, store)
+    }
+
+    /// Gives the file its name if its hash is right.
+    fn keep(&self, sink: Sink, store: &Store) -> Result<()> {
+        let (sha256, md5) = match (self.hash, sink.md5) {
+            (Expected::Sha256(sha256), _) => (sha256, None),
+            (Expected::Md5(expected), md5) => {
+                let found = md5.map(Md5::finalize).unwrap_or_default();
+                if found != expected {
+                    let (expected, found) = (hex::encode(expected), hex::encode(found));
+                    return Err(
+                        self.wrong_hash(&format!("md5:{expected}"), &format!("md5:{found}"))
+                    );
+                }
+                (sink.writer.digest(), Some(expected))
+            }
+        };
+        let place = |store: &Store| (self.place_in)(store, &sha256);
+        if let Err((found, size)) = sink.writer.finish_expecting(&sha256, place)? {
+            let found = format!("{found} ({size} bytes)");
+            return Err(self.wrong_hash(&sha256.to_string(), &found));
+        }
+        match md5 {
+            Some(md5) => store.put_md5_alias(&hex::encode(md5), &sha256),
+            None => Ok(()),
         }
     }
 
     async fn stream(
         &self,
         client: &ClientWithMiddleware,
-        mut writer: BlobWriter,
+        mut sink: Sink,
         progress: &[&Task],
-    ) -> std::result::Result<BlobWriter, Failure> {
+    ) -> std::result::Result<Sink, Failure> {
         let mut write = |bytes: &[u8]| {
             for task in progress {
                 task.add(bytes.len() as u64);
             }
-            writer
-                .write_all(bytes)
+            sink.write(bytes)
                 .map_err(|e| Failure::Final(Error::environment("cannot write to the cache").why(e)))
         };
         if let Some(path) = local_path(&self.url) {
@@ -141,7 +191,7 @@ impl Download {
                 }
                 write(&buffer[..n])?;
             }
-            return Ok(writer);
+            return Ok(sink);
         }
         let response = client
             .get(self.url.clone())
@@ -172,7 +222,7 @@ impl Download {
             received += bytes.len() as u64;
             write(&bytes)?;
         }
-        Ok(writer)
+        Ok(sink)
     }
 
     /// The URL as it may be shown.
@@ -202,13 +252,28 @@ impl Download {
             .hint("check the network or a proxy (HTTPS_PROXY) and run the command again")
     }
 
-    fn wrong_hash(&self, found: &Digest, size: u64) -> Error {
+    fn wrong_hash(&self, expected: &str, found: &str) -> Error {
         Error::environment("a package is not what its hash says; nothing of it was kept")
             .at(&self.place)
             .why(format!("from {}", self.shown()))
-            .why(format!("expected {}", self.sha256))
-            .why(format!("received {found} ({size} bytes)"))
+            .why(format!("expected {expected}"))
+            .why(format!("received {found}"))
             .hint("a stale index or a proxy that changes files: run `imgbuild lock` again, or report it to the channel")
+    }
+}
+
+/// Where the bytes go.
+struct Sink {
+    writer: BlobWriter,
+    md5: Option<Md5>,
+}
+
+impl Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(md5) = &mut self.md5 {
+            md5.update(bytes);
+        }
+        self.writer.write_all(bytes)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     spec::PipSection,
     store::Store,
 };
-use download::{Download, fetch_all};
+use download::{Download, Expected, fetch_all};
 
 /// Brings every package into the store; those that are there are not asked for again.
 ///
@@ -31,14 +31,13 @@ pub async fn fetch_packages(
     let downloads = records
         .iter()
         .map(|record| {
-            let sha256 = sha256_of(record)?;
             Ok(Download {
                 label: record.package_record.name.as_normalized().to_owned(),
                 place: place(record),
                 url: record.url.clone(),
-                sha256,
+                hash: expected(record)?,
                 size: record.package_record.size,
-                path: store.package_path(&sha256),
+                place_in: Store::package_path,
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -64,12 +63,21 @@ pub async fn fetch_wheels(
             label: wheel.name.clone(),
             place: wheel.file_name(),
             url: section.with_credentials(&wheel.url),
-            sha256: wheel.sha256,
+            hash: Expected::Sha256(wheel.sha256),
             size: wheel.size,
-            path: wheel_path(wheel, store),
+            place_in: Store::wheel_path,
         })
         .collect();
     fetch_all("wheels", downloads, client, store, reporter).await
+}
+
+/// The sha256, else the md5: an `@EXPLICIT` list may have no other.
+fn expected(record: &RepoDataRecord) -> Result<Expected> {
+    let package = &record.package_record;
+    match (package.sha256, package.md5) {
+        (None, Some(md5)) => Ok(Expected::Md5(md5)),
+        _ => sha256_of(record).map(Expected::Sha256),
+    }
 }
 
 /// Where a wheel that [`fetch_wheels`] brought lies.

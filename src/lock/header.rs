@@ -11,6 +11,11 @@ use super::{Conditions, Lock, LockedBase, conditions::PipConditions};
 const MARK: &str = "# imgbuild: ";
 const GENERATED: &str = "# Written by imgbuild; `imgbuild lock` renews it.\n";
 
+/// Whether a text is imgbuild's own lock, as opposed to another tool's.
+pub fn is_own(text: &str) -> bool {
+    text.starts_with(GENERATED)
+}
+
 /// The head of a lock's text.
 pub(super) fn render(lock: &Lock) -> String {
     let mut text = GENERATED.to_owned();

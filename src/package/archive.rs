@@ -94,6 +94,8 @@ impl PackageInfo {
     }
 }
 
+const INDEX: &str = "index.json";
+
 type TarStream = tar::Archive<Box<dyn Read>>;
 
 impl PackageArchive {
@@ -118,6 +120,22 @@ impl PackageArchive {
             files.insert(name, bytes);
         }
         parse_info(&files)
+    }
+
+    /// Reads `info/index.json` alone: what the package says of itself.
+    ///
+    /// # Errors
+    /// When the archive is damaged or has no such file.
+    pub fn index(&self) -> Result<IndexJson, ArchiveError> {
+        for entry in self.info_stream()?.entries()? {
+            let mut entry = entry?;
+            if wanted_info(&entry.path()?) == Some(INDEX) {
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes)?;
+                return IndexJson::from_slice(&bytes).map_err(|e| named("info/index.json", &e));
+            }
+        }
+        Err(ArchiveError("it holds no info/index.json".into()))
     }
 
     /// The size of the archive in bytes.
@@ -174,7 +192,7 @@ fn boxed(archive: tar::Archive<impl Read + 'static>) -> TarStream {
 /// The name under `info/` of a file that linking needs.
 fn wanted_info(path: &Path) -> Option<&'static str> {
     const WANTED: [&str; 6] = [
-        "index.json",
+        INDEX,
         "paths.json",
         "link.json",
         "files",

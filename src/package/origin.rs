@@ -15,13 +15,13 @@ pub fn public_url(url: &Url) -> Url {
     let mut url = without_credentials(url);
     url.set_query(None);
     url.set_fragment(None);
-    let rest = url
-        .path()
-        .strip_prefix("/t/")
-        .and_then(|rest| rest.split_once('/'))
-        .map(|(_, rest)| format!("/{rest}"));
-    if let Some(rest) = rest {
-        url.set_path(&rest);
+    // Servers behind a path of their own have tokens too (conda, `split_anaconda_token`).
+    if url.scheme() != "file"
+        && let Some((before, rest)) = url.path().split_once("/t/")
+        && let Some((_, after)) = rest.split_once('/')
+    {
+        let path = format!("{before}/{after}");
+        url.set_path(&path);
     }
     url
 }
@@ -71,6 +71,10 @@ mod tests {
                 "https://host/ch/noarch/a-1-0.conda",
             ),
             ("https://host/t/a-1-0.conda", "https://host/t/a-1-0.conda"),
+            (
+                "https://host/conda/t/tk-1/ch/noarch/a-1-0.conda",
+                "https://host/conda/ch/noarch/a-1-0.conda",
+            ),
             (
                 "file:///srv/t/tk/noarch/a-1-0.conda",
                 "file:///srv/t/tk/noarch/a-1-0.conda",

@@ -28,19 +28,6 @@ const KEYS: &[&str] = &[
     "platforms",
 ];
 
-/// What kind of environment file a text is, told by its content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InputKind {
-    /// A conda environment file.
-    EnvYaml,
-    /// A pixi lock, which imgbuild's own lock is too.
-    PixiLock,
-    /// A conda-lock lock.
-    CondaLock,
-    /// An `@EXPLICIT` list of URLs.
-    Explicit,
-}
-
 /// A channel as an environment file names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelName {
@@ -83,27 +70,6 @@ pub struct EnvYaml {
     pub variables: Vec<(String, String)>,
     /// What was read but has no effect, in words.
     pub warnings: Vec<String>,
-}
-
-/// Tells what kind of environment file a text is, without parsing it.
-pub fn detect(text: &str) -> InputKind {
-    let has = |key: &str| {
-        text.lines().any(|line| {
-            line.strip_prefix(key)
-                .is_some_and(|rest| rest.trim_start().starts_with(':'))
-        })
-    };
-    if text.lines().any(|line| line.trim() == "@EXPLICIT") {
-        InputKind::Explicit
-    } else if !has("version") {
-        InputKind::EnvYaml
-    } else if has("environments") {
-        InputKind::PixiLock
-    } else if has("package") {
-        InputKind::CondaLock
-    } else {
-        InputKind::EnvYaml
-    }
 }
 
 impl Spec {
@@ -166,9 +132,8 @@ impl EnvYaml {
     ///
     /// # Errors
     /// An input error with the place, for anything conda would not take either, for keys it
-    /// does not know, for pip packages that would have to be built, and for lock files.
+    /// does not know, and for pip packages that would have to be built.
     pub fn parse(text: &str, file: &str, dir: &Path) -> Result<Self> {
-        refuse_locks(text, file)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let (text, warnings) = selectors::apply(text, file);
         let source = Source { file, text: &text };
@@ -282,29 +247,6 @@ pub(super) fn utf8<'a>(bytes: &'a [u8], file: &str) -> Result<&'a str> {
             .why(format!("byte {} is not UTF-8", error.valid_up_to() + 1))
             .hint("save the file as UTF-8")
     })
-}
-
-fn refuse_locks(text: &str, file: &str) -> Result<()> {
-    let (what, hint) = match detect(text) {
-        InputKind::EnvYaml => return Ok(()),
-        InputKind::PixiLock => (
-            "a pixi lock",
-            "give the environment file that it was made from",
-        ),
-        InputKind::CondaLock => (
-            "a conda-lock lock",
-            "conda-lock files come with a later version; give the env.yml that it was made from",
-        ),
-        InputKind::Explicit => (
-            "an @EXPLICIT list",
-            "explicit lists come with a later version; 'conda env export' writes an env.yml",
-        ),
-    };
-    Err(
-        Error::input(format!("{file} is {what}, not a conda environment file"))
-            .at(file)
-            .hint(hint),
-    )
 }
 
 fn not_an_environment(source: Source, root: &Node) -> Error {

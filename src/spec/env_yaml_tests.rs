@@ -214,33 +214,6 @@ fn usual_specs_are_taken() {
 }
 
 #[test]
-fn other_formats_are_named() {
-    let cases = [
-        (
-            "version: 1\nmetadata: {}\npackage:\n- name: x\n",
-            InputKind::CondaLock,
-            "a conda-lock lock",
-        ),
-        (
-            "version: 6\nenvironments:\n  default: {}\n",
-            InputKind::PixiLock,
-            "a pixi lock",
-        ),
-        (
-            "# platform: linux-64\n@EXPLICIT\nhttps://x/y.conda\n",
-            InputKind::Explicit,
-            "an @EXPLICIT list",
-        ),
-    ];
-    for (text, kind, name) in cases {
-        assert_eq!(detect(text), kind);
-        assert!(refused(text).contains(name));
-    }
-    assert_eq!(detect(EXPORT), InputKind::EnvYaml);
-    assert_eq!(detect("name: version\n"), InputKind::EnvYaml);
-}
-
-#[test]
 fn bytes_must_be_utf8_and_a_bom_is_fine() {
     let error = EnvYaml::parse_bytes(b"name: a\n# \xff\n", "env.yml", Path::new(".")).unwrap_err();
     assert!(error.to_string().contains("env.yml:2"), "{error}");

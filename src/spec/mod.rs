@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod check;
 pub mod config;
+mod detect;
 pub mod env_yaml;
 mod expand;
 pub mod pip;
@@ -20,7 +21,8 @@ use std::{
 
 use crate::{base::BaseSource, error::Result};
 
-pub use env_yaml::{ChannelName, EnvYaml, InputKind, Spec, detect};
+pub use detect::{InputKind, LOCK_LIMITS, LockChoice, LockInput, detect};
+pub use env_yaml::{ChannelName, EnvYaml, Spec};
 pub use expand::expand;
 pub use pip::{PipRequirement, PipSection, PipSources};
 
@@ -36,8 +38,10 @@ pub const MAX_LAYERS: u32 = 125;
 /// What a build starts from: merged, validated, owned.
 #[derive(Clone, Debug)]
 pub struct ImageSpec {
-    /// The environment.
+    /// The environment; without specs and channels when a lock was given.
     pub env: EnvYaml,
+    /// The lock that was given in place of an environment file.
+    pub lock: Option<LockInput>,
     /// The base image.
     pub base: BaseSource,
     /// Names for the image, each with a tag; may be empty.
@@ -122,6 +126,8 @@ pub struct ProbeSpec {
 pub struct Overrides {
     /// Another imgbuild.yaml than the one beside the environment file (flag only).
     pub config: Option<PathBuf>,
+    /// Which part of a given lock is meant (flags only).
+    pub lock: LockChoice,
     /// The base image.
     pub base: Option<BaseSource>,
     /// The image's names; replace the file's when there are any.

@@ -85,13 +85,13 @@ impl Host<'static> {
     }
 }
 
-/// A file of at most [`super::yaml::MAX_BYTES`]; no pipe or device, which may never end.
+/// A file of at most [`super::yaml::Limits::BY_HAND`]; no pipe or device, which may never end.
 fn read_small_file(path: &Path) -> io::Result<Vec<u8>> {
     let meta = std::fs::metadata(path)?;
     if !meta.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
-    if meta.len() > super::yaml::MAX_BYTES as u64 {
+    if meta.len() > super::yaml::Limits::BY_HAND.bytes as u64 {
         return Err(io::Error::other("it is larger than 1 MiB"));
     }
     std::fs::read(path)

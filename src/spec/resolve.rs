@@ -11,9 +11,9 @@ use crate::{
     base::BaseSource,
     error::{Error, Result},
     spec::{
-        CONDA, CodeSpec, DEFAULT_BASE, EnvYaml, ImageSpec, MAX_LAYERS, MinicondaChoice,
-        MinicondaSpec, Overrides, ProbeSpec, Spec, check, config, env_yaml::utf8, source::quoted,
-        yaml,
+        CONDA, CodeSpec, DEFAULT_BASE, EnvYaml, ImageSpec, InputKind, LOCK_LIMITS, LockChoice,
+        LockInput, MAX_LAYERS, MinicondaChoice, MinicondaSpec, Overrides, ProbeSpec, Spec, check,
+        config, detect, env_yaml::utf8, source::quoted,
     },
 };
 
@@ -24,12 +24,60 @@ pub(super) fn resolve(env_file: &Path, mut flags: Overrides) -> Result<ImageSpec
     check_flags(&mut flags)?;
     let dir = parent(env_file);
     let name = env_file.display().to_string();
-    let env = EnvYaml::parse_bytes(&read(env_file)?, &name, &dir)?;
+    let bytes = read(env_file)?;
+    let (env, lock) = input(utf8(&bytes, &name)?, &name, &dir, &flags.lock)?;
     let config = match config_file(&dir, flags.config.as_deref())? {
         Some(path) => read_config(&path)?,
         None => Overrides::default(),
     };
-    merge(env, over(config, flags))
+    merge(env, lock, over(config, flags))
+}
+
+/// An environment file to solve, or a lock, which has all but a name.
+fn input(
+    text: &str,
+    file: &str,
+    dir: &Path,
+    choice: &LockChoice,
+) -> Result<(EnvYaml, Option<LockInput>)> {
+    let kind = detect(text);
+    for (flag, given, wanted, what) in [
+        (
+            "--environment",
+            choice.environment.is_some(),
+            InputKind::PixiLock,
+            "environments: only a pixi lock does",
+        ),
+        (
+            "--category",
+            !choice.categories.is_empty(),
+            InputKind::CondaLock,
+            "categories: only a conda-lock file does",
+        ),
+    ] {
+        if given && kind != wanted {
+            return Err(Error::input(format!("{flag} does not go with {file}"))
+                .why(format!("the file does not have {what}"))
+                .hint("leave the flag out"));
+        }
+    }
+    if kind == InputKind::EnvYaml {
+        return Ok((EnvYaml::parse(text, file, dir)?, None));
+    }
+    let env = EnvYaml {
+        file: file.to_owned(),
+        name: choice.environment.clone(),
+        ..EnvYaml::default()
+    };
+    if let Some(name) = &env.name {
+        check::env_name(name).map_err(|why| flag("--environment", name, &why))?;
+    }
+    let lock = LockInput {
+        kind,
+        text: text.to_owned(),
+        choice: choice.clone(),
+    };
+    Ok((env, Some(lock)))
 }
 
 fn parent(file: &Path) -> PathBuf {
@@ -56,11 +104,19 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         return Err(Error::input(format!("{} is not a file", path.display())));
     }
     let mut bytes = Vec::new();
-    // A conda-lock file may be larger than what is parsed here, and is told apart by its head.
-    let limit = 64 * yaml::MAX_BYTES as u64;
+    // One more than the largest of all inputs may have tells that there is too much.
+    let limit = LOCK_LIMITS.bytes as u64 + 1;
     File::open(path)
         .and_then(|file| file.take(limit).read_to_end(&mut bytes))
         .map_err(fail)?;
+    if bytes.len() > LOCK_LIMITS.bytes {
+        return Err(
+            Error::input(format!("{} is too large", path.display())).why(format!(
+                "even a lock of thousands of packages has no more than {} MiB",
+                LOCK_LIMITS.bytes >> 20
+            )),
+        );
+    }
     Ok(bytes)
 }
 
@@ -87,6 +143,7 @@ fn read_config(path: &Path) -> Result<Overrides> {
 fn over(file: Overrides, flags: Overrides) -> Overrides {
     Overrides {
         config: None,
+        lock: flags.lock,
         base: flags.base.or(file.base),
         tags: if flags.tags.is_empty() {
             file.tags
@@ -116,7 +173,7 @@ fn over(file: Overrides, flags: Overrides) -> Overrides {
     }
 }
 
-fn merge(env: EnvYaml, set: Overrides) -> Result<ImageSpec> {
+fn merge(env: EnvYaml, lock: Option<LockInput>, set: Overrides) -> Result<ImageSpec> {
     let (prefix, miniconda) = prefixes(&env, set.prefix, set.miniconda)?;
     if let Some(code) = &set.code {
         check_code(code, &prefix)?;
@@ -147,6 +204,7 @@ fn merge(env: EnvYaml, set: Overrides) -> Result<ImageSpec> {
         code: set.code,
         warnings: env.warnings.clone(),
         env,
+        lock,
     })
 }
 

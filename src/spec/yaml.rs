@@ -14,10 +14,23 @@ use crate::{
     spec::source::{Place, Source, nearest, quoted},
 };
 
-/// The largest file taken, in bytes: 1 MiB, a thousand times a usual one.
-pub const MAX_BYTES: usize = 1 << 20;
-/// The most values in one document; what aliases multiply counts every time.
-const MAX_NODES: usize = 200_000;
+/// How large a document may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The most bytes.
+    pub bytes: usize,
+    /// The most values; what aliases multiply counts every time.
+    pub nodes: usize,
+}
+
+impl Limits {
+    /// For what people write by hand: a thousand times a usual file.
+    pub const BY_HAND: Self = Self {
+        bytes: 1 << 20,
+        nodes: 200_000,
+    };
+}
+
 /// The deepest flow nesting handed to the scanner, whose work is quadratic in it.
 const MAX_FLOW: usize = 100;
 
@@ -47,14 +60,22 @@ pub enum Value {
     Map(Vec<(Node, Node)>),
 }
 
+/// Parses one document that a person wrote.
+///
+/// # Errors
+/// As [`parse_within`], beyond [`Limits::BY_HAND`].
+pub fn parse(source: Source) -> Result<Node> {
+    parse_within(source, Limits::BY_HAND)
+}
+
 /// Parses one document.
 ///
 /// # Errors
-/// Anything but one well-formed document of at most [`MAX_BYTES`] without NUL bytes, duplicate
-/// keys, tags, or aliases that multiply beyond reason.
-pub fn parse(source: Source) -> Result<Node> {
-    refuse_unreasonable(source)?;
-    let state = State::new(source);
+/// Anything but one well-formed document within the limits without NUL bytes, duplicate keys,
+/// tags, or aliases that multiply beyond reason.
+pub fn parse_within(source: Source, limits: Limits) -> Result<Node> {
+    refuse_unreasonable(source, limits)?;
+    let state = State::new(source, limits.nodes);
     match state
         .seed()
         .deserialize(serde_yaml::Deserializer::from_str(source.text))
@@ -67,12 +88,13 @@ pub fn parse(source: Source) -> Result<Node> {
     }
 }
 
-fn refuse_unreasonable(source: Source) -> Result<()> {
+fn refuse_unreasonable(source: Source, limits: Limits) -> Result<()> {
     let what = || format!("cannot read {}", source.file);
-    if source.text.len() > MAX_BYTES {
+    if source.text.len() > limits.bytes {
         return Err(Error::input(what()).why(format!(
-            "{} bytes are more than the 1 MiB that such a file may have",
-            source.text.len()
+            "{} bytes are more than the {} MiB that such a file may have",
+            source.text.len(),
+            limits.bytes >> 20
         )));
     }
     let mut depth = 0_usize;
@@ -92,6 +114,31 @@ fn refuse_unreasonable(source: Source) -> Result<()> {
         if depth > MAX_FLOW {
             let why = format!("more than {MAX_FLOW} brackets are open");
             return Err(source.error(place, what(), why));
+        }
+    }
+    refuse_staircases(source)
+}
+
+/// Refuses `- - - ...` and `? ? ? ...`: serde_yaml keeps hundreds of bytes for each before it
+/// looks at how deep they are.
+fn refuse_staircases(source: Source) -> Result<()> {
+    for (index, line) in source.text.lines().enumerate() {
+        let mut steps = 0;
+        let mut rest = line.trim_start();
+        while let Some(next) = rest.strip_prefix(['-', '?'])
+            && next.starts_with([' ', '\t'])
+        {
+            rest = next.trim_start();
+            steps += 1;
+        }
+        if steps > MAX_FLOW {
+            let place = Place {
+                line: index + 1,
+                column: 1,
+            };
+            let what = format!("cannot read {}", source.file);
+            let why = format!("more than {MAX_FLOW} lists begin on one line");
+            return Err(source.error(place, what, why));
         }
     }
     Ok(())
@@ -132,16 +179,18 @@ struct State<'a> {
     line_starts: Vec<usize>,
     scalar: RefCell<Option<Value>>,
     nodes: RefCell<usize>,
+    max_nodes: usize,
 }
 
 impl<'a> State<'a> {
-    fn new(source: Source<'a>) -> Self {
+    fn new(source: Source<'a>, max_nodes: usize) -> Self {
         let line_ends = source.text.match_indices('\n').map(|(at, _)| at + 1);
         Self {
             source,
             line_starts: std::iter::once(0).chain(line_ends).collect(),
             scalar: RefCell::new(None),
             nodes: RefCell::new(0),
+            max_nodes,
         }
     }
 
@@ -178,9 +227,11 @@ impl<'a> State<'a> {
     fn count<E: de::Error>(&self) -> Result<(), E> {
         let mut nodes = self.nodes.borrow_mut();
         *nodes += 1;
-        if *nodes > MAX_NODES {
-            let why =
-                format!("{MARK}more than {MAX_NODES} values, or aliases that repeat too much");
+        if *nodes > self.max_nodes {
+            let why = format!(
+                "{MARK}more than {} values, or aliases that repeat too much",
+                self.max_nodes
+            );
             return Err(E::custom(why));
         }
         Ok(())

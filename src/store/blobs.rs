@@ -139,6 +139,11 @@ impl BlobWriter {
         Ok(Ok(size))
     }
 
+    /// The sha256 of what was written so far.
+    pub fn digest(&self) -> Digest {
+        self.out.digest()
+    }
+
     pub(super) fn finish_at(self, path: &Path, mode: u32) -> Result<()> {
         let (file, _, _) = self.out.finish();
         persist(file, path, mode)

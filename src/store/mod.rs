@@ -5,6 +5,8 @@
 //! packages/<hex>       package archives, by their sha256
 //! wheels/<hex>         wheels, by their sha256
 //! layers/<key>.json    LayerKey -> diff id, digest and size of a layer that was built
+//! facts/<hex>.json     what a package archive says of itself, by its sha256
+//! aliases/md5/<hex>    the sha256 of a package archive, by its md5
 //! surveys/<key>.json   what a set of packages means for an environment
 //! images/<name>.json   image reference -> manifest descriptor
 //! bases/<name>.json    what a base image was when it was last loaded
@@ -47,6 +49,8 @@ impl Store {
             "blobs/sha256",
             "packages",
             "wheels",
+            "facts",
+            "aliases/md5",
             "layers",
             "surveys",
             "images",

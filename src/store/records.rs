@@ -65,6 +65,32 @@ impl Store {
         self.write_json(&self.survey_record(key), survey)
     }
 
+    /// What the archive with this sha256 was found to say of itself.
+    pub fn facts<T: DeserializeOwned>(&self, package: &Digest) -> Option<T> {
+        read_json(&self.facts_record(package))
+    }
+
+    /// Keeps what an archive says of itself; it need not be here for that any more.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn put_facts<T: Serialize>(&self, package: &Digest, facts: &T) -> Result<()> {
+        self.write_json(&self.facts_record(package), facts)
+    }
+
+    /// The sha256 of the archive that was found to have this md5, in hexadecimal digits.
+    pub fn sha256_of_md5(&self, md5: &str) -> Option<Digest> {
+        fs::read_to_string(self.md5_alias(md5)).ok()?.parse().ok()
+    }
+
+    /// Keeps which archive has this md5, so that a lock with no better hash needs no download.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_md5_alias(&self, md5: &str, sha256: &Digest) -> Result<()> {
+        self.write_file(&self.md5_alias(md5), sha256.hex().as_bytes())
+    }
+
     /// Names an image. Its blobs must be in the store already.
     ///
     /// # Errors
@@ -106,6 +132,14 @@ impl Store {
 
     fn survey_record(&self, key: &Digest) -> PathBuf {
         self.root().join("surveys").join(key.hex() + ".json")
+    }
+
+    fn facts_record(&self, package: &Digest) -> PathBuf {
+        self.root().join("facts").join(package.hex() + ".json")
+    }
+
+    fn md5_alias(&self, md5: &str) -> PathBuf {
+        self.root().join("aliases/md5").join(md5)
     }
 
     fn image_record(&self, reference: &str) -> PathBuf {

@@ -7,6 +7,7 @@ mod docker;
 mod faults;
 mod faulty;
 mod image;
+mod inputs;
 mod linker;
 mod lock;
 mod lock_life;

@@ -207,7 +207,7 @@ fn a_lock_that_says_less_gives_the_same_image() {
 }
 
 /// A wheel of these files and nothing else, in a folder.
-fn wheel(dir: &Path, name: &str, version: &str, files: &[(&str, &str)]) -> LockedWheel {
+pub fn wheel(dir: &Path, name: &str, version: &str, files: &[(&str, &str)]) -> LockedWheel {
     let info = format!("{name}-{version}.dist-info");
     let metadata = format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n");
     let format = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n";

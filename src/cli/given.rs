@@ -1,0 +1,59 @@
+//! A lock given in place of an environment file: used as it is, or made imgbuild's own.
+
+use std::path::Path;
+
+use super::{lock::Locker, lock_file::PLATFORM};
+use crate::{
+    error::{Error, Result},
+    lock::{self, Lock, complete, foreign},
+    spec::LockInput,
+};
+
+impl Locker<'_> {
+    /// The lock that was given, with what it leaves out taken from the archives.
+    pub(super) fn given(&self, input: &LockInput, file: &Path) -> Result<Lock> {
+        let lock = self.read_given(input, file)?;
+        let completing = complete::complete(&lock, self.client, self.store, self.reporter);
+        let completed = self.runtime.block_on(completing);
+        completed.map_err(|e| self.locking.explain(e))
+    }
+
+    /// The lock that was given, as far as it is known without a network.
+    pub(super) fn given_so_far(&self, input: &LockInput, file: &Path) -> Result<Lock> {
+        complete::from_store(&self.read_given(input, file)?, self.store)
+    }
+
+    fn read_given(&self, input: &LockInput, file: &Path) -> Result<Lock> {
+        let name = file.display().to_string();
+        let bytes = input.text.as_bytes();
+        let given = foreign::parse(bytes, &name, &folder(file)?, &input.choice, PLATFORM)?;
+        super::warn_all(&given.warnings, self.reporter);
+        if self.spec.miniconda.is_some() && given.lock.miniconda.is_none() {
+            return Err(Error::input(format!("{name} has no Miniconda base"))
+                .at(&name)
+                .why("'miniconda' is on, and a lock is used as it is")
+                .hint("turn miniconda off, or build from an environment file"));
+        }
+        Ok(given.lock)
+    }
+
+    /// Makes imgbuild's own lock of another tool's.
+    pub(super) fn convert(&self, input: &LockInput, file: &Path, path: &Path) -> Result<()> {
+        if lock::is_own(&input.text) {
+            return Err(
+                Error::input(format!("{} is imgbuild's own lock", file.display()))
+                    .why("there is nothing to lock")
+                    .hint("build from it, or lock the environment file again"),
+            );
+        }
+        let lock = self.given(input, file)?;
+        self.save(path, None, &lock).map(drop)
+    }
+}
+
+/// The absolute folder that a file lies in.
+fn folder(file: &Path) -> Result<std::path::PathBuf> {
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new("."));
+    dir.canonicalize().map_err(|e| Error::io("open", dir, e))
+}
