@@ -6,6 +6,7 @@ mod init;
 mod lock;
 mod probe;
 mod push;
+mod report_file;
 
 use std::process::ExitCode;
 
