@@ -134,6 +134,7 @@ class Run:
         self.checks, self.peers = [], []
         self.device = self.gpu = self.model = self.data = self.history = None
         self.figures = dict.fromkeys(("samples_per_s", "loss_first", "loss_last", "params_sha256"))
+        self.figures["step_ms"] = []
         self.speed = {"bandwidth": [], "transports": {}, "topology": [], "scaling": [], "model": None}
         self.evidence = list  # a function: lines that help to explain a failure
         self._report_once = threading.Lock()

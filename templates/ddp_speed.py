@@ -141,7 +141,7 @@ def shape(run, gather):
 
 
 def time_steps(run, group, shape):
-    """Seconds for the timed steps of ResNet-50 under DDP in this group of ranks."""
+    """Each timed step's seconds, of ResNet-50 under DDP in this group of ranks."""
     width, side, batch, warm, steps = shape
     torch.manual_seed(0)
     model = resnet50(width).to(run.device, memory_format=torch.channels_last)
@@ -151,10 +151,11 @@ def time_steps(run, group, shape):
     images = torch.randn(batch, 3, side, side, device=run.device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=run.device)
+    clock, marks = Clock(run), []
     for step in range(warm + steps):
         if step == warm:
             synchronize(run)
-            begun = time.perf_counter()
+            marks.append(clock.mark())
         run.beat(f"step {step}")
         optimizer.zero_grad()
         if run.gpu:
@@ -164,11 +165,31 @@ def time_steps(run, group, shape):
             loss = cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
+        if step >= warm:
+            marks.append(clock.mark())
     synchronize(run)
-    seconds = time.perf_counter() - begun
     if finite(float(loss.detach())) is None:
         raise ProbeError("loss", "the loss of ResNet-50 is not finite")
-    return seconds
+    return [clock.between(*pair) for pair in zip(marks, marks[1:])]
+
+
+class Clock:
+    """Marks in time on the GPU, so that no step waits for the host; on the CPU the host's own."""
+
+    def __init__(self, run):
+        self.gpu = run.gpu is not None
+
+    def mark(self):
+        """A moment in the order of the work."""
+        if not self.gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, begin, end):
+        """Seconds from one mark to another."""
+        return begin.elapsed_time(end) / 1000 if self.gpu else end - begin
 
 
 def half_type():
@@ -189,14 +210,15 @@ def check_scaling(run, gather, barrier):
         for count in counts:
             run.beat(f"{count} ranks")
             group = dist.new_group(list(range(count)))
-            seconds = time_steps(run, group, job) if run.rank < count else 0
+            times = time_steps(run, group, job) if run.rank < count else []
             barrier(run)
-            slowest = max(gather(run, seconds))
+            slowest = max(gather(run, sum(times)))
             speed = count * batch * steps / slowest
             first = run.speed["scaling"][0]["samples_per_s"] if run.speed["scaling"] else speed
             row = {"ranks": count, "samples_per_s": finite(speed, 1)}
             row.update(speedup=finite(speed / first, 3), efficiency=finite(speed / first / count, 3))
             run.speed["scaling"].append(row)
+        run.figures["step_ms"] = [finite(seconds * 1000, 2) for seconds in times]
     finally:
         torch.backends.cudnn.benchmark = benchmark
         if run.gpu:

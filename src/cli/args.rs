@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
+use super::report_file::ReportFile;
 use crate::{
     base::BaseSource,
     error::{Error, Exit},
@@ -246,6 +247,10 @@ pub(super) struct JobArgs {
     /// The size of /dev/shm, such as 8g.
     #[arg(long, value_name = "SIZE", value_parser = check::size)]
     pub shm_size: Option<u64>,
+    /// Write the report to a file too: .html for people, .xml (JUnit) for CI, .json or .txt; may be
+    /// given more than once.
+    #[arg(long = "report", value_name = "FILE")]
+    pub reports: Vec<ReportFile>,
 }
 
 #[derive(Group)]

@@ -9,6 +9,7 @@ mod lock_base;
 mod lock_file;
 mod probe;
 mod push;
+mod report_file;
 
 use std::process::ExitCode;
 

@@ -6,10 +6,12 @@ use tokio::runtime::Runtime;
 
 use super::{
     args::{Format, JobArgs, ProbeArgs},
-    interruptible, print, runtime, stored,
+    interruptible, print,
+    report_file::{ReportFile, json},
+    runtime, stored,
 };
 use crate::{
-    error::{Error, Exit, Result},
+    error::{Exit, Result},
     probe::{self, Backend, DEFAULT_TIMEOUT, ProbeReport, ProbeRequest, Stored},
     report::Reporter,
     spec::ProbeSpec,
@@ -25,6 +27,7 @@ pub(super) struct Job {
     timeout: Duration,
     shm_size: Option<u64>,
     min_efficiency: Option<u32>,
+    reports: Vec<ReportFile>,
 }
 
 impl Job {
@@ -57,7 +60,7 @@ fn on_host(
     let request = job.request();
     let work = probe::probe_host(&python, &request, reporter);
     let report = runtime()?.block_on(interruptible(work))?;
-    print_report(&report, format)
+    show(&report, job, format)
 }
 
 /// Flags first, then imgbuild.yaml's `probe:`.
@@ -77,6 +80,7 @@ pub(super) fn job(args: &JobArgs, spec: &ProbeSpec) -> Job {
             .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
         shm_size: args.shm_size.or(spec.shm_size),
         min_efficiency: args.min_efficiency.or(spec.min_efficiency),
+        reports: args.reports.clone(),
     }
 }
 
@@ -95,17 +99,15 @@ pub(super) fn probe_and_print(
         let stored = stored.as_ref().map(|image| Stored { image, store });
         probe::probe(image, &request, &daemon, stored, reporter).await
     }))?;
-    print_report(&report, format)
+    show(&report, job, format)
 }
 
-fn print_report(report: &ProbeReport, format: Format) -> Result<ExitCode> {
+fn show(report: &ProbeReport, job: &Job, format: Format) -> Result<ExitCode> {
     match format {
         Format::Text => print(report),
-        Format::Json => print(
-            serde_json::to_string_pretty(report)
-                .map_err(|e| Error::new(Exit::Internal, "cannot write the report").why(e))?,
-        ),
+        Format::Json => print(json(report)?),
     }
+    job.reports.iter().try_for_each(|file| file.write(report))?;
     Ok(if report.passed() {
         ExitCode::SUCCESS
     } else {

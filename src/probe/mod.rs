@@ -1,13 +1,15 @@
 //! The probe: a real multi-process DDP job in an image, and a verdict.
 //!
-//! [`spec`] says what runs, [`output`] reads what it wrote, [`report`] judges, [`text`] shows it;
+//! [`spec`] says what runs, [`output`] reads what it wrote, [`report`] judges, [`text`] and [`page`] show it;
 //! all of these are pure. [`run`] does the I/O with a
 //! daemon, [`host`] with processes of this machine.
 
 mod advice;
+mod chart;
 mod gpus;
 mod host;
 mod output;
+mod page;
 mod report;
 mod run;
 mod spec;

@@ -172,9 +172,10 @@ fn speed(summary: &Summary) -> String {
 }
 
 /// `docker run --shm-size` counts in powers of two.
-fn binary_size(bytes: u64) -> String {
+pub(super) fn binary_size(bytes: u64) -> String {
     match bytes {
-        0..0x4000_0000 => format!("{} MiB", bytes >> 20),
+        0..0x10_0000 => format!("{} KiB", bytes >> 10),
+        0x10_0000..0x4000_0000 => format!("{} MiB", bytes >> 20),
         _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
     }
 }

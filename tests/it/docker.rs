@@ -355,8 +355,13 @@ fn the_whole_job_with_torch() {
         "4",
         "--format",
         "json",
+        "--report",
+        "report.html",
+        "--report",
+        "report.xml",
     ];
     let report: serde_json::Value = serde_json::from_str(&project.ok(&probe).stdout).unwrap();
+    report_files(&project);
     assert_eq!(report["verdict"], "PASS", "{report}");
     assert_eq!(report["proves"], "software-path");
     assert_eq!(
@@ -415,6 +420,34 @@ fn the_whole_job_with_torch() {
     assert_eq!(left_behind("it-docker:torch"), "");
     interrupted(&project);
     assert_eq!(left_behind("it-docker:torch"), "");
+}
+
+/// The report's page as a browser has it, and the JUnit XML as Python's parser does.
+fn report_files(project: &Project) {
+    let page = format!("file://{}", project.path("report.html").display());
+    let flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--dump-dom",
+        &page,
+    ];
+    let dom = run(Command::new("chromium").args(flags));
+    for text in [
+        "<h1>PASS on CPU</h1>",
+        "proves the software path, not the GPUs",
+        "All-reduce bandwidth by size",
+        "Time of each step, by rank",
+    ] {
+        assert!(dom.contains(text), "{text}: {dom}");
+    }
+    assert_eq!(dom.matches("<svg").count(), 3, "{dom}");
+    let count = "import sys, xml.etree.ElementTree as tree\n\
+                 root = tree.parse(sys.argv[1]).getroot()\n\
+                 print(root.get('failures'), len(root.findall('testsuite')))";
+    let xml = project.path("report.xml");
+    let counted = run(Command::new("python3").args(["-c", count]).arg(xml));
+    assert_eq!(counted, "0 5\n");
 }
 
 /// `--runtime host` on a machine that has torch: the image itself, as seen from inside.
