@@ -13,10 +13,11 @@ use rattler_lock::{
 };
 use url::Url;
 
-use super::{Conditions, Lock, LockedEnv, LockedWheel, PipConditions, header};
+use super::{Conditions, Lock, LockedEnv, LockedWheel, PipConditions, foreign, header};
 use crate::{
     digest::Digest,
     error::{Error, Exit, Result, chain},
+    spec::source::Source,
 };
 
 const ENV: &str = "default";
@@ -156,7 +157,8 @@ pub fn parse(text: &str, file: &str, dir: &Path, platform: Subdir) -> Result<Loc
             .hint("run `imgbuild lock` to write it anew")
     };
     let (base, conditions) = header::parse(text).map_err(unreadable)?;
-    let lock = LockFile::from_str_with_base_directory(text, Some(dir))
+    let text = foreign::harmless(Source { file, text })?;
+    let lock = LockFile::from_str_with_base_directory(&text, Some(dir))
         .map_err(|e| unreadable(chain(&e)))?;
     let env = lock.environment(ENV).ok_or_else(|| {
         Error::input(format!("{file} has no environment named '{ENV}'"))

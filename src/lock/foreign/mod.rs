@@ -10,6 +10,8 @@ mod origin;
 mod pixi;
 mod wheel;
 
+pub(super) use pixi::harmless;
+
 use std::{collections::HashMap, path::Path};
 
 use rattler_conda_types::{RepoDataRecord, Subdir};

@@ -111,6 +111,13 @@ fn values(node: &Node) -> impl Iterator<Item = &Node> {
     items.iter().map(|(_, value)| value)
 }
 
+/// A lock's text in a form that `rattler_lock` can be given: bounded, and without what it could
+/// panic on.
+pub(in crate::lock) fn harmless(source: Source<'_>) -> Result<String> {
+    let root = yaml::parse_within(source, LOCK_LIMITS)?;
+    Ok(without_requirements(&root).to_string())
+}
+
 /// The lock as JSON, which is YAML, less what wheels require.
 fn without_requirements(node: &Node) -> Json {
     match &node.value {
