@@ -12,6 +12,7 @@ pub mod code;
 pub mod digest;
 pub mod docker;
 pub mod error;
+pub mod explain;
 pub mod fetch;
 pub mod image;
 pub mod layer;
