@@ -14,6 +14,7 @@ pub mod docker;
 pub mod error;
 pub mod explain;
 pub mod fetch;
+pub mod gate;
 pub mod image;
 pub mod layer;
 pub mod lock;

@@ -110,7 +110,8 @@ def main():
     write("env-yaml", "pip", PIP)
     copy("imgbuild-yaml", "images/*/imgbuild.yaml")
     for name, text in enumerate(["python -c 'import x' \"a b\"", "8g", "12.9", "user:group", "reg.io/a/b:1", "pkg>=1=x",
-                                 "ch::pkg[build=x]", "DIR:/dest", "oci:DIR:TAG", "/opt/conda"]):
+                                 "ch::pkg[build=x]", "DIR:/dest", "oci:DIR:TAG", "/opt/conda", "535.104.05", "RTX 4090",
+                                 "py3.9_cuda11.8_cudnn8.7.0_0"]):
         write("words", str(name), text)
     write("dockerignore", "usual", "*.pyc\n!keep/**\n/data\n\nsrc/a.pyc\nkeep/x\ndata/y")
     _, config, manifest, _ = documents()

@@ -3,6 +3,7 @@
 
 use imgbuild::{
     base::BaseSource,
+    gate::{Cuda, Driver, Gpu},
     spec::{CodeSpec, Spec, check, words},
 };
 
@@ -16,4 +17,7 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
     let _ = Spec::parse(text);
     let _ = text.parse::<CodeSpec>();
     let _ = text.parse::<BaseSource>();
+    let _ = text.parse::<Gpu>();
+    let _ = text.parse::<Driver>().map(|driver| driver.offers());
+    let _ = (Cuda::from_tag(text), Cuda::from_version(text));
 });
