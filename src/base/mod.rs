@@ -100,6 +100,15 @@ pub struct BaseImage {
     pub digest: Option<Digest>,
 }
 
+impl BaseImage {
+    /// The environment variables of its config, `NAME=value` each (OCI image-spec, config.md).
+    pub fn variables(&self) -> Vec<&str> {
+        let list = self.config.pointer("/config/Env").and_then(Value::as_array);
+        list.map(|list| list.iter().filter_map(Value::as_str).collect())
+            .unwrap_or_default()
+    }
+}
+
 /// One layer of a base image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseLayer {

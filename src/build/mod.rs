@@ -21,6 +21,7 @@ use crate::{
     base::{BaseImage, BaseSource, tree::BaseTree},
     code,
     error::Result,
+    gate::{self, Facts},
     image::{self, ENTRYPOINT_LABEL, Image, ImageSettings, PREFIX_LABEL},
     layer::Compressors,
     lock::{Lock, LockedEnv},
@@ -82,7 +83,8 @@ pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>)
     if let Some(code) = code {
         top.push(code.build(tools)?);
     }
-    let settings = settings(spec, base, wrapper, created);
+    let facts = Facts::of(&lock.env);
+    let settings = settings(spec, &facts, base, wrapper, created);
     let image = image::assemble(base, &top, &settings)?;
     tools.store.put_blob(&image.config)?;
     tools.store.put_blob(&image.manifest)?;
@@ -176,6 +178,7 @@ fn created<'a>(surveys: impl Iterator<Item = &'a Survey>) -> u64 {
 
 fn settings(
     spec: &ImageSpec,
+    facts: &Facts,
     base: &BaseImage,
     wrapper: Option<String>,
     created: u64,
@@ -193,6 +196,7 @@ fn settings(
         ("CONDA_DEFAULT_ENV".to_owned(), name.to_owned()),
         ("CONDA_PREFIX".to_owned(), spec.prefix.clone()),
     ]);
+    env.extend(gate::variables(facts, &base.variables()));
     env.extend(spec.variables.iter().cloned());
     let mut path = vec![format!("{}/bin", spec.prefix)];
     if spec.miniconda.is_some() {
@@ -202,6 +206,7 @@ fn settings(
     if let Some(wrapper) = &wrapper {
         labels.insert(ENTRYPOINT_LABEL.to_owned(), wrapper.clone());
     }
+    labels.extend(gate::labels(facts));
     labels.extend(spec.labels.clone());
     ImageSettings {
         env,

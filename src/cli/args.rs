@@ -8,6 +8,8 @@ use super::report_file::ReportFile;
 use crate::{
     base::BaseSource,
     error::{Error, Exit},
+    explain,
+    gate::{Driver, Fleet, Gpu},
     lock,
     sink::Output,
     spec::{CodeSpec, LockChoice, MinicondaChoice, Overrides, ProbeSpec, check, words},
@@ -46,6 +48,8 @@ pub(super) enum Command {
     Probe(ProbeArgs),
     /// Write out a ready image definition.
     Init(InitArgs),
+    /// Say what a code means, why it comes, and the way out; list all codes without one.
+    Explain(ExplainArgs),
 }
 
 #[derive(Group)]
@@ -77,6 +81,8 @@ pub(super) struct LockArgs {
     pub update_all: bool,
     #[command(flatten)]
     pub locking: LockingArgs,
+    #[command(flatten)]
+    pub fleet: FleetArgs,
 }
 
 /// How the lock is used and renewed.
@@ -193,7 +199,31 @@ pub(super) struct BuildArgs {
     #[command(flatten)]
     pub locking: LockingArgs,
     #[command(flatten)]
+    pub fleet: FleetArgs,
+    #[command(flatten)]
     pub job: JobArgs,
+}
+
+/// The machines that the image is for; a lock that cannot run there is refused.
+#[derive(Group, Clone)]
+#[command(next_help_heading = "Machines")]
+pub(super) struct FleetArgs {
+    /// The oldest NVIDIA driver of the machines, such as 535.104.05.
+    #[arg(long, value_name = "VERSION")]
+    pub driver: Option<Driver>,
+    /// A GPU of the machines, such as h200 or sm_90; may be given more than once.
+    // `gpus` is the probe's, and clap tells arguments apart by their fields' names.
+    #[arg(long = "gpu", value_name = "NAME")]
+    pub models: Vec<Gpu>,
+    /// Go on where `imgbuild explain CODE` says what is wrong; may be given more than once.
+    #[arg(long, value_name = "CODE", value_parser = explain::allowable)]
+    pub allow: Vec<&'static str>,
+}
+
+#[derive(Group)]
+pub(super) struct ExplainArgs {
+    /// The code, as an error, a warning or a probe's report shows it.
+    pub code: Option<String>,
 }
 
 #[derive(Group)]
@@ -317,6 +347,7 @@ impl LockArgs {
             miniconda: miniconda(self.miniconda),
             cuda: cuda(self.cuda.as_ref()),
             base: self.base.clone(),
+            fleet: self.fleet.fleet(),
             ..Overrides::default()
         }
     }
@@ -343,6 +374,17 @@ impl BuildArgs {
             layers: self.max_layers,
             pip_overwrites: self.pip_overwrites.then_some(true),
             probe: ProbeSpec::default(),
+            fleet: self.fleet.fleet(),
+        }
+    }
+}
+
+impl FleetArgs {
+    fn fleet(&self) -> Fleet {
+        Fleet {
+            driver: self.driver.clone(),
+            gpus: self.models.clone(),
+            allow: self.allow.clone(),
         }
     }
 }

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::{
     args::{LockArgs, LockingArgs},
-    lock_file, print, runtime,
+    gate, lock_file, print, runtime,
 };
 use crate::{
     base::{BaseImage, BaseSource},
@@ -106,6 +106,7 @@ impl Locker<'_> {
     pub(super) fn current(&self, env: &Path) -> Result<(Lock, BaseImage)> {
         if let Some(input) = &self.spec.lock {
             let lock = self.given(input, env)?;
+            self.gate(&lock)?;
             let base = self.load_base(Some(&lock))?;
             return Ok((lock, base));
         }
@@ -120,6 +121,7 @@ impl Locker<'_> {
         let stale = self.stale(&old, base.digest.as_ref())?;
         let reasons: Vec<&Unmet> = stale.packages.iter().chain(&stale.base).collect();
         let Some(first) = reasons.first() else {
+            self.gate(&old)?;
             return Ok((old, base));
         };
         if self.locking.locked {
@@ -150,12 +152,13 @@ impl Locker<'_> {
     /// image is by now.
     pub(super) fn planned(&self, env: &Path) -> Result<Lock> {
         if let Some(input) = &self.spec.lock {
-            return self.given_so_far(input, env);
+            let lock = self.given_so_far(input, env)?;
+            return self.gate(&lock).map(|()| lock);
         }
         if let Some(lock) = lock_file::read(&lock_file::path_for(env))? {
             let base = lock.base.as_ref().map(|base| base.digest);
             if self.stale(&lock, base.as_ref())?.packages.is_empty() {
-                return Ok(lock);
+                return self.gate(&lock).map(|()| lock);
             }
         }
         self.current(env).map(|(lock, _)| lock)
@@ -176,7 +179,7 @@ impl Locker<'_> {
         let stale = self.stale(&lock, found.as_ref())?;
         let reasons: Vec<&Unmet> = stale.packages.iter().chain(&stale.base).collect();
         match reasons.is_empty() {
-            true => Ok(()),
+            true => self.gate(&lock),
             false => Err(self.disagrees(path, &reasons)),
         }
     }
@@ -209,6 +212,11 @@ impl Locker<'_> {
         };
         let new = self.solve_all(kept, digest, &update.packages)?;
         self.save(path, old.as_ref(), &new).map(drop)
+    }
+
+    /// What the lock needs of a machine, said and held against the rules.
+    fn gate(&self, lock: &Lock) -> Result<()> {
+        gate::check(self.spec, lock, self.reporter)
     }
 
     fn write(
@@ -311,6 +319,8 @@ impl Locker<'_> {
                 .iter()
                 .try_for_each(|record| fetch::sha256_of(record).map(drop))?;
         }
+        // A lock that is refused is not written: the one that was there stays.
+        self.gate(new)?;
         let written = lock_file::save(path, new)?;
         for line in old
             .map(|old| lock::changes(old, &written))

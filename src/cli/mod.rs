@@ -2,6 +2,8 @@
 
 mod args;
 mod build;
+mod explain;
+mod gate;
 mod given;
 mod init;
 mod lock;
@@ -46,6 +48,7 @@ fn run(command: Command, reporter: &Reporter) -> Result<ExitCode> {
         Command::Push(args) => push::run(&args, reporter),
         Command::Probe(args) => probe::run(args, reporter),
         Command::Init(args) => init::run(&args, reporter),
+        Command::Explain(args) => explain::run(&args),
     }
 }
 

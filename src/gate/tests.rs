@@ -33,7 +33,7 @@ fn lock(texts: &[&str]) -> Lock {
     Lock {
         env: LockedEnv::new(Vec::new(), records)
             .with_wheels(wheels.into_iter().map(wheel).collect()),
-        miniconda: None,
+        ..Lock::default()
     }
 }
 

@@ -80,7 +80,7 @@ pub fn assemble_config(
     config.insert("architecture".into(), json!(settings.architecture));
     config.insert("os".into(), json!("linux"));
     let run = object(&mut config, "config");
-    set_run_config(run, settings);
+    set_run_config(run, &base.variables(), settings);
     // Docker's record of the container that a layer was committed from; it would be untrue.
     for stale in [
         "container",
@@ -131,8 +131,8 @@ fn object<'a>(map: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<String,
     slot.as_object_mut().expect("made an object just above")
 }
 
-fn set_run_config(run: &mut Map<String, Value>, settings: &ImageSettings) {
-    run.insert("Env".into(), json!(merged_env(run.get("Env"), settings)));
+fn set_run_config(run: &mut Map<String, Value>, env: &[&str], settings: &ImageSettings) {
+    run.insert("Env".into(), json!(merged_env(env, settings)));
     if let Some(workdir) = &settings.workdir {
         run.insert("WorkingDir".into(), json!(workdir));
     }
@@ -161,11 +161,7 @@ fn set_run_config(run: &mut Map<String, Value>, settings: &ImageSettings) {
 }
 
 /// The base's variables in their order, replaced where the build sets them, then the new ones.
-fn merged_env(base: Option<&Value>, settings: &ImageSettings) -> Vec<String> {
-    let base: Vec<&str> = base
-        .and_then(Value::as_array)
-        .map(|list| list.iter().filter_map(Value::as_str).collect())
-        .unwrap_or_default();
+fn merged_env(base: &[&str], settings: &ImageSettings) -> Vec<String> {
     let mut wanted = settings.env.clone();
     let base_path = base
         .iter()
@@ -177,7 +173,7 @@ fn merged_env(base: Option<&Value>, settings: &ImageSettings) -> Vec<String> {
         .entry("PATH".into())
         .or_insert_with(|| path.join(":"));
     let mut env = Vec::new();
-    for pair in base {
+    for &pair in base {
         let name = pair.split_once('=').map_or(pair, |(name, _)| name);
         match wanted.remove(name) {
             Some(value) => env.push(format!("{name}={value}")),

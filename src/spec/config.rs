@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     base::BaseSource,
     error::{Error, Result},
+    explain,
     spec::{
         CodeSpec, MAX_LAYERS, MinicondaChoice, Overrides, ProbeSpec, check, env_yaml,
         source::{Source, quoted},
@@ -30,6 +31,9 @@ const KEYS: &[&str] = &[
     "annotations",
     "prefix",
     "cuda",
+    "driver",
+    "gpu",
+    "allow",
     "miniconda",
     "layers",
     "pip_overwrites",
@@ -74,6 +78,9 @@ impl Reader<'_> {
             }
             "workdir" => config.workdir = Some(self.checked(value, name, check::absolute)?),
             "cuda" => config.cuda = Some(self.checked(value, name, check::cuda)?),
+            "driver" => config.fleet.driver = Some(self.checked(value, name, str::parse)?),
+            "gpu" => config.fleet.gpus = self.one_or_more(value, name, str::parse)?,
+            "allow" => config.fleet.allow = self.one_or_more(value, name, explain::allowable)?,
             "prefix" => config.prefix = Some(self.checked(value, name, check::prefix)?),
             "env" => config.env = self.pairs(value, name, check::variable)?,
             "labels" => config.labels = self.pairs(value, name, |key, _| check::label(key))?,
@@ -116,6 +123,23 @@ impl Reader<'_> {
     ) -> Result<T> {
         let text = self.source.text(node, name)?;
         self.check(node, name, &text, check(&text))
+    }
+
+    /// A list, or a single item that stands for a list of one.
+    fn one_or_more<T>(
+        &self,
+        value: &Node,
+        name: &str,
+        check: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>> {
+        if value.scalar().is_some() {
+            return Ok(vec![self.checked(value, name, check)?]);
+        }
+        let items = self.source.list(value, name)?;
+        items
+            .iter()
+            .map(|item| self.checked(item, name, &check))
+            .collect()
     }
 
     fn base(&self, value: &Node) -> Result<BaseSource> {

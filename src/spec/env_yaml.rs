@@ -228,12 +228,6 @@ impl EnvYaml {
                 self.file
             ));
         }
-        if let Some(channel) = self.channels.iter().find(|c| c.text == "defaults") {
-            self.warnings.push(format!(
-                "{}:{}: channel 'defaults' needs a licence from Anaconda in organisations of 200 people or more",
-                self.file, channel.line
-            ));
-        }
     }
 }
 

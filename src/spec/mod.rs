@@ -19,7 +19,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::{base::BaseSource, error::Result};
+use crate::{base::BaseSource, error::Result, gate::Fleet};
 
 pub use detect::{InputKind, LOCK_LIMITS, LockChoice, LockInput, detect};
 pub use env_yaml::{ChannelName, EnvYaml, Spec};
@@ -75,6 +75,8 @@ pub struct ImageSpec {
     pub pip_overwrites: bool,
     /// What `imgbuild probe` runs with when flags do not say otherwise.
     pub probe: ProbeSpec,
+    /// The machines that the image is for, as far as they are told.
+    pub fleet: Fleet,
     /// What was read but has no effect, in words.
     pub warnings: Vec<String>,
 }
@@ -160,6 +162,8 @@ pub struct Overrides {
     pub pip_overwrites: Option<bool>,
     /// Settings of the probe.
     pub probe: ProbeSpec,
+    /// The machines that the image is for; what is allowed is added to the file's.
+    pub fleet: Fleet,
 }
 
 impl ImageSpec {

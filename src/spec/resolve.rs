@@ -170,6 +170,7 @@ fn over(file: Overrides, flags: Overrides) -> Overrides {
             shm_size: flags.probe.shm_size.or(file.probe.shm_size),
             min_efficiency: flags.probe.min_efficiency.or(file.probe.min_efficiency),
         },
+        fleet: flags.fleet.over(file.fleet),
     }
 }
 
@@ -201,6 +202,7 @@ fn merge(env: EnvYaml, lock: Option<LockInput>, set: Overrides) -> Result<ImageS
         layer_budget: set.layers.unwrap_or(MAX_LAYERS),
         pip_overwrites: set.pip_overwrites.unwrap_or(false),
         probe: set.probe,
+        fleet: set.fleet,
         code: set.code,
         warnings: env.warnings.clone(),
         env,

@@ -147,3 +147,25 @@ fn code_flags() {
         assert!(code(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn machines_of_flags_and_file_are_merged() {
+    let config = "driver: 535.104.05\ngpu: [a100, h200]\nallow: python-eol\n";
+    let dir = project(&[("env.yml", ENV), ("imgbuild.yaml", config)]);
+    let file = resolve_in(&dir, Overrides::default()).unwrap();
+    assert_eq!(file.fleet.gpus.len(), 2);
+    // They judge what was chosen, and choose nothing.
+    assert_eq!(file.cuda, None);
+    let flags = Overrides {
+        fleet: crate::gate::Fleet {
+            gpus: vec!["sm_75".parse().unwrap()],
+            allow: vec!["arch"],
+            ..Default::default()
+        },
+        ..Overrides::default()
+    };
+    let both = resolve_in(&dir, flags).unwrap();
+    assert_eq!(both.fleet.driver, file.fleet.driver);
+    assert_eq!(both.fleet.gpus.first().map(|gpu| gpu.sm), Some(75));
+    assert_eq!(both.fleet.allow, ["python-eol", "arch"]);
+}

@@ -6,6 +6,7 @@ mod determinism;
 mod docker;
 mod faults;
 mod faulty;
+mod gate;
 mod image;
 mod inputs;
 mod linker;
