@@ -21,6 +21,7 @@ pub mod lock;
 pub mod package;
 pub mod plan;
 pub mod probe;
+pub mod pyc;
 pub mod registry;
 pub mod report;
 pub mod sink;

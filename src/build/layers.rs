@@ -1,6 +1,9 @@
 //! Building the layers that are not in the store yet, several at once.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use rattler_conda_types::RepoDataRecord;
 use rattler_digest::{Md5, parse_digest_from_hex};
@@ -22,8 +25,9 @@ use crate::{
     image::TopLayer,
     layer::{DirectoryAttributes, FORMAT, build_layer},
     lock::LockedWheel,
-    package::{EntrySink, Package, Survey, excluded_of, link},
+    package::{EntrySink, Package, Survey, excluded_of, link, named},
     plan::{KeyInput, LayerPlan, Locked, PlannedLayer, layer_key},
+    pyc::{Compiled, Compiler},
     report::human_bytes,
     store::BuiltLayer,
 };
@@ -89,6 +93,7 @@ pub(super) fn keyed<'a>(
         prefix: &site.prefix,
         base_folders: &site.place.folders,
         survey,
+        compile: site.compiler.as_ref().map(Compiler::key),
     };
     let layers = plan.layers.iter().map(|planned| {
         let packages = packages(site, planned);
@@ -214,8 +219,34 @@ impl PackageLayers<'_> {
     }
 
     fn link(&self, package: &Locked<'_>, sink: &mut dyn EntrySink) -> Result<()> {
+        let Environment { site, survey, .. } = self.environment;
+        let id = package.id();
+        let excluded = excluded_of(&survey.exclusions, &id);
+        let link = |sink: &mut dyn EntrySink| self.link_as_is(package, excluded, sink);
+        let Some(compiler) = site.compiler.as_ref() else {
+            return link(sink);
+        };
+        if !survey.for_python.contains(&id) {
+            return link(sink);
+        }
+        let compiled = Compiled {
+            name: &named(&id),
+            sha256: match package {
+                Locked::Conda(record) => fetch::sha256_of(record)?,
+                Locked::Wheel(wheel) => wheel.sha256,
+            },
+            excluded,
+        };
+        compiler.compile(&compiled, &self.tools.workshop(), sink, link)
+    }
+
+    fn link_as_is(
+        &self,
+        package: &Locked<'_>,
+        excluded: &BTreeSet<PathBuf>,
+        sink: &mut dyn EntrySink,
+    ) -> Result<()> {
         let (prefix, store) = (&self.environment.site.prefix, self.tools.store);
-        let excluded = excluded_of(&self.environment.survey.exclusions, &package.id());
         match package {
             Locked::Wheel(wheel) => wheels::link(wheel, prefix, excluded, store, sink),
             Locked::Conda(record) => {

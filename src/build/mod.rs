@@ -9,7 +9,7 @@ mod site;
 mod state;
 mod wheels;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use reqwest_middleware::ClientWithMiddleware;
 use tokio::runtime::Handle;
@@ -27,6 +27,7 @@ use crate::{
     lock::{Lock, LockedEnv},
     package::{Prefix, Survey},
     plan::Budget,
+    pyc::{self, Compiler, Workshop},
     report::Reporter,
     spec::{CONDA, ImageSpec, Spec},
     store::Store,
@@ -51,6 +52,19 @@ pub struct Tools<'a> {
     pub threads: usize,
 }
 
+impl Tools<'_> {
+    /// What compiling Python files needs of them.
+    fn workshop(&self) -> Workshop<'_> {
+        Workshop {
+            store: self.store,
+            reporter: self.reporter,
+            client: self.client,
+            runtime: self.runtime,
+            threads: NonZeroUsize::new(self.threads).unwrap_or(NonZeroUsize::MIN),
+        }
+    }
+}
+
 /// Builds the image. Every blob is in the store afterwards.
 ///
 /// # Errors
@@ -65,6 +79,10 @@ pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>)
     for environment in &environments {
         environment::check_overwrites(&environment.survey, spec.pip_overwrites)?;
         environment.warn(tools.reporter);
+        let unknown = pyc::unknown(environment.site.locked);
+        if let Some(unknown) = unknown.filter(|_| spec.compile) {
+            tools.reporter.warn(unknown);
+        }
     }
     let mut top = Vec::new();
     for environment in &environments {
@@ -112,8 +130,11 @@ fn sites<'a>(
     let budget = budget(spec, base_layers)?;
     let site = |locked: &'a LockedEnv, path: &str, specs: &[Spec], role| {
         let place = Place::resolve(tree, path)?;
+        let prefix = Prefix::new(path, &place.root, locked)?;
+        let compiler = spec.compile.then(|| Compiler::new(locked, &prefix));
         Ok(Site {
-            prefix: Prefix::new(path, &place.root, locked)?,
+            compiler: compiler.flatten(),
+            prefix,
             locked,
             pip: &spec.env.pip,
             place,

@@ -13,12 +13,13 @@ use crate::{
     lock::LockedEnv,
     package::{ArchiveError, PackageInfo, Prefix, Survey, contents, place, survey},
     plan::{self, Budget, LayerPlan, Locked},
+    pyc::Compiler,
     spec::PipSection,
     store::Store,
 };
 
 /// Changes whenever the same packages would give another survey.
-const SURVEY_FORMAT: &str = "imgbuild-survey-2";
+const SURVEY_FORMAT: &str = "imgbuild-survey-3";
 
 /// A prefix of the image and what goes there.
 pub(super) struct Site<'a> {
@@ -28,6 +29,8 @@ pub(super) struct Site<'a> {
     pub pip: &'a PipSection,
     /// Where the packages are linked to.
     pub prefix: Prefix,
+    /// What compiles Python files, where that is wanted.
+    pub compiler: Option<Compiler<'a>>,
     /// Where the prefix is in the base image.
     pub place: Place,
     /// Which of the image's prefixes it is.

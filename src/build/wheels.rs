@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     fetch,
     lock::LockedWheel,
-    package::{Contents, EntrySink, Prefix, Target, wheel_id},
+    package::{Contents, EntrySink, Prefix, Target, compiled, wheel_id},
     store::Store,
     wheel::{self, WheelArchive},
 };
@@ -42,10 +42,12 @@ pub(super) fn contents(wheel: &LockedWheel, prefix: &Prefix, store: &Store) -> R
         folder: false,
         path,
     };
+    let targets: Vec<Target> = info.targets.iter().cloned().map(target).collect();
     Ok(Contents {
         id: wheel_id(&wheel.name),
         place: format!("wheel {}", wheel.file_name()),
-        targets: info.targets.iter().cloned().map(target).collect(),
+        compiled: compiled(&targets, prefix),
+        targets,
         size,
         md5: None,
         built_at: info.built_at,

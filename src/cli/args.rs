@@ -193,6 +193,10 @@ pub(super) struct BuildArgs {
     /// The most layers that the image may have, the base's included [default: 125].
     #[arg(long, value_name = "N")]
     pub max_layers: Option<u32>,
+    /// Do not compile the Python files of packages that ship no .pyc: every fresh container does
+    /// it then.
+    #[arg(long)]
+    pub no_compile: bool,
     /// The settings file [default: imgbuild.yaml beside the environment file].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -373,6 +377,7 @@ impl BuildArgs {
             miniconda: miniconda(self.miniconda),
             layers: self.max_layers,
             pip_overwrites: self.pip_overwrites.then_some(true),
+            compile: self.no_compile.then_some(false),
             probe: ProbeSpec::default(),
             fleet: self.fleet.fleet(),
         }

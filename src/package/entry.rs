@@ -1,6 +1,6 @@
 //! What a layer is made of: file entries as a stream.
 
-use std::io::Read;
+use std::{io::Read, path::PathBuf};
 
 /// One path of a layer.
 ///
@@ -40,4 +40,14 @@ pub trait EntrySink {
     /// # Errors
     /// When the content cannot be read or the entry cannot be written.
     fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> std::io::Result<()>;
+
+    /// Adds what the sink makes of the entries so far, such as compiled Python files, and returns
+    /// their paths below the prefix, sorted. A linker calls it once, before it writes the record
+    /// that lists every file.
+    ///
+    /// # Errors
+    /// As [`EntrySink::entry`].
+    fn complete(&mut self) -> std::io::Result<Vec<PathBuf>> {
+        Ok(Vec::new())
+    }
 }

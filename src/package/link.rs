@@ -368,6 +368,7 @@ impl<'a> Linker<'a> {
             )));
         }
         self.entry_points()?;
+        self.derived()?;
         let Package {
             record,
             archive,
@@ -391,7 +392,26 @@ impl<'a> Linker<'a> {
         };
         self.sink
             .entry(&entry, &mut Cursor::new(bytes))
-            .map_err(|e| sink_failed(record, &e))
+            .map_err(|e| sink_failed(record, e))
+    }
+
+    /// Lists what the sink made of the files; conda gives such files neither hash nor size.
+    fn derived(&mut self) -> Result<()> {
+        let record = self.package.record;
+        let made = self.sink.complete().map_err(|e| sink_failed(record, e))?;
+        let listed = made.iter().map(|target| {
+            record::path_record(PathRecord {
+                target,
+                kind: prefix_record::PathType::PycFile,
+                original: None,
+                linked: None,
+                size: None,
+                placeholder: None,
+                no_link: false,
+            })
+        });
+        self.records.extend(listed);
+        Ok(())
     }
 
     fn entry_points(&mut self) -> Result<()> {
@@ -450,7 +470,7 @@ impl<'a> Linker<'a> {
         let record = self.package.record;
         self.sink
             .entry(entry, content)
-            .map_err(|e| sink_failed(record, &e))
+            .map_err(|e| sink_failed(record, e))
     }
 
     fn link_name(&self, entry: &tar::Entry<'_, Box<dyn Read>>) -> Result<Vec<u8>> {
@@ -471,8 +491,11 @@ fn known_digest(listed: &PathsEntry) -> Option<crate::digest::Digest> {
         .map(|hash| crate::digest::Digest::from_bytes(hash.into()))
 }
 
-fn sink_failed(record: &RepoDataRecord, e: &io::Error) -> Error {
-    Error::environment("cannot write a layer")
-        .at(place(record))
-        .why(chain(e))
+fn sink_failed(record: &RepoDataRecord, e: io::Error) -> Error {
+    // A sink that does more than writing has more to say.
+    e.downcast::<Error>().unwrap_or_else(|e| {
+        Error::environment("cannot write a layer")
+            .at(place(record))
+            .why(chain(&e))
+    })
 }

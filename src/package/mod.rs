@@ -11,8 +11,8 @@ mod survey;
 pub use archive::{ArchiveError, ArchiveKind, PackageArchive, PackageInfo};
 pub use entry::{Entry, EntryKind, EntrySink};
 pub use link::{Package, link};
-pub use prefix::{Exclusions, Prefix, place};
+pub use prefix::{Exclusions, Prefix, place, pyc_target};
 pub use survey::{
-    Clobber, Contents, LinkScript, Survey, Target, by_pair, contents, excluded_of, named, survey,
-    wheel_id,
+    Clobber, Contents, LinkScript, Survey, Target, by_pair, compiled, contents, excluded_of, named,
+    survey, wheel_id,
 };

@@ -120,6 +120,20 @@ pub(super) fn target_path(
     ))
 }
 
+/// Where the compiled form of a Python source in site-packages goes (PEP 3147), for sources that
+/// installers compile: conda those of `noarch: python` packages, pip those of wheels.
+pub fn pyc_target(source: &Path, python: &PythonInfo) -> Option<PathBuf> {
+    let inside = source.starts_with(&python.site_packages_path);
+    let folder = source.parent()?;
+    if !inside || folder.ends_with("__pycache__") || source.extension()? != "py" {
+        return None;
+    }
+    let mut name = source.file_stem()?.to_owned();
+    let (major, minor) = python.short_version;
+    name.push(format!(".cpython-{major}{minor}.pyc"));
+    Some(folder.join("__pycache__").join(name))
+}
+
 /// How messages name a package.
 pub fn place(record: &RepoDataRecord) -> String {
     let package = &record.package_record;

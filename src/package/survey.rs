@@ -1,7 +1,7 @@
 //! What the packages of a prefix mean together: clobbered paths, activation, link scripts.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     archive::PackageInfo,
-    prefix::{Exclusions, Prefix, place, target_paths},
+    prefix::{Exclusions, Prefix, place, pyc_target, target_paths},
 };
 use crate::{
     digest::Digest,
@@ -27,6 +27,8 @@ pub struct Contents {
     pub place: String,
     /// What it puts where.
     pub targets: Vec<Target>,
+    /// Where the compiled forms of its Python sources go that it may not ship ([`compiled`]).
+    pub compiled: Vec<PathBuf>,
     /// The size of its archive in bytes.
     pub size: u64,
     /// The md5 of its archive, where it had to be computed.
@@ -132,15 +134,30 @@ pub fn contents(
                 .map(|hash| Digest::from_bytes(hash.into())),
         }
     });
+    let targets: Vec<Target> = targets.collect();
+    let for_python = info.index.noarch.is_python();
     Ok(Contents {
         id: record.package_record.name.as_normalized().to_owned(),
         place: place(record),
-        targets: targets.collect(),
+        compiled: match for_python {
+            true => compiled(&targets, prefix),
+            false => Vec::new(),
+        },
+        targets,
         size,
         md5: None,
         built_at: info.built_at(),
-        for_python: info.index.noarch.is_python(),
+        for_python,
     })
+}
+
+/// Where the compiled forms of these sources go, whether they are made or not.
+pub fn compiled(targets: &[Target], prefix: &Prefix) -> Vec<PathBuf> {
+    let python = prefix.python.iter();
+    python
+        .flat_map(|python| targets.iter().map(move |target| (target, python)))
+        .filter_map(|(target, python)| pyc_target(&target.path, python))
+        .collect()
 }
 
 /// Surveys packages given in the order in which they would be installed: conda packages in
@@ -151,6 +168,7 @@ pub fn contents(
 pub fn survey(packages: &[Contents]) -> Result<Survey> {
     let mut survey = Survey::default();
     let mut owners: HashMap<&Path, (&Contents, Option<Digest>)> = HashMap::new();
+    let mut compiled: HashSet<&Path> = HashSet::new();
     for package in packages {
         survey.sizes.insert(package.id.clone(), package.size);
         let md5 = package.md5.iter().cloned();
@@ -169,8 +187,18 @@ pub fn survey(packages: &[Contents]) -> Result<Survey> {
             // A package's own command replaces its own file; the linker sees to that.
             if let Some((loser, sha256)) = before.filter(|(loser, _)| loser.id != package.id) {
                 let same = sha256.is_some() && sha256 == target.sha256;
-                survey.lose(&target.path, &package.id, &loser.id, same);
+                let quiet = same || compiled.contains(target.path.as_path());
+                survey.lose(&target.path, &package.id, &loser.id, quiet);
             }
+        }
+        for path in &package.compiled {
+            // A compiled file goes with its source, of which the user hears.
+            if let Some((loser, _)) = owners.insert(path, (package, None))
+                && loser.id != package.id
+            {
+                survey.lose(path, &package.id, &loser.id, true);
+            }
+            compiled.insert(path);
         }
     }
     survey.replace(packages);
@@ -220,9 +248,9 @@ impl Survey {
     }
 
     /// Every file has one owner; of content that is the same nobody need hear.
-    fn lose(&mut self, path: &Path, winner: &str, loser: &str, same: bool) {
+    fn lose(&mut self, path: &Path, winner: &str, loser: &str, quiet: bool) {
         let lost = self.exclusions.entry(loser.to_owned()).or_default();
-        if !lost.insert(path.to_owned()) || same {
+        if !lost.insert(path.to_owned()) || quiet {
             return;
         }
         let over_conda = winner.starts_with(WHEEL) && !loser.starts_with(WHEEL);
@@ -311,6 +339,7 @@ mod tests {
             id: id.into(),
             place: format!("package {id}"),
             targets: targets.iter().map(target).collect(),
+            compiled: Vec::new(),
             size: 10,
             md5: None,
             built_at: id.len() as u64,

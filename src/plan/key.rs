@@ -27,6 +27,8 @@ pub struct KeyInput<'a> {
     pub base_folders: &'a BTreeMap<Vec<u8>, DirectoryAttributes>,
     /// What the packages mean together.
     pub survey: &'a Survey,
+    /// What compiled Python files depend on; none where they are not made.
+    pub compile: Option<Digest>,
 }
 
 /// What of one package the bytes depend on. What an archive says of itself is in its sha256; a
@@ -69,6 +71,7 @@ pub fn layer_key(input: &KeyInput<'_>, packages: &[Locked<'_>]) -> Result<Digest
                 &python.path,
                 &python.site_packages_path,
                 &python.bin_dir,
+                input.compile,
             )
         });
     let all = (

@@ -37,6 +37,7 @@ const KEYS: &[&str] = &[
     "miniconda",
     "layers",
     "pip_overwrites",
+    "compile",
     "probe",
 ];
 
@@ -92,6 +93,7 @@ impl Reader<'_> {
             "miniconda" => config.miniconda = Some(self.miniconda(value)?),
             "layers" => config.layers = self.layers(value)?,
             "pip_overwrites" => config.pip_overwrites = Some(self.source.boolean(value, name)?),
+            "compile" => config.compile = Some(self.source.boolean(value, name)?),
             "probe" => config.probe = self.probe(value)?,
             _ => return self.source.unknown_key(key, KEYS),
         }

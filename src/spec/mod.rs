@@ -73,6 +73,8 @@ pub struct ImageSpec {
     pub layer_budget: u32,
     /// Whether a wheel may take the place of a conda package's file.
     pub pip_overwrites: bool,
+    /// Whether Python files are compiled for packages that ship no `.pyc`.
+    pub compile: bool,
     /// What `imgbuild probe` runs with when flags do not say otherwise.
     pub probe: ProbeSpec,
     /// The machines that the image is for, as far as they are told.
@@ -160,6 +162,8 @@ pub struct Overrides {
     pub layers: Option<u32>,
     /// Whether a wheel may take the place of a conda package's file.
     pub pip_overwrites: Option<bool>,
+    /// Whether Python files are compiled for packages that ship no `.pyc`.
+    pub compile: Option<bool>,
     /// Settings of the probe.
     pub probe: ProbeSpec,
     /// The machines that the image is for; what is allowed is added to the file's.

@@ -163,6 +163,7 @@ fn over(file: Overrides, flags: Overrides) -> Overrides {
         miniconda: flags.miniconda.or(file.miniconda),
         layers: flags.layers.or(file.layers),
         pip_overwrites: flags.pip_overwrites.or(file.pip_overwrites),
+        compile: flags.compile.or(file.compile),
         probe: ProbeSpec {
             gpus: flags.probe.gpus.or(file.probe.gpus),
             nproc: flags.probe.nproc.or(file.probe.nproc),
@@ -201,6 +202,7 @@ fn merge(env: EnvYaml, lock: Option<LockInput>, set: Overrides) -> Result<ImageS
         annotations: BTreeMap::from_iter(set.annotations),
         layer_budget: set.layers.unwrap_or(MAX_LAYERS),
         pip_overwrites: set.pip_overwrites.unwrap_or(false),
+        compile: set.compile.unwrap_or(true),
         probe: set.probe,
         fleet: set.fleet,
         code: set.code,

@@ -80,15 +80,22 @@ impl Store {
     /// # Errors
     /// When it cannot be made.
     pub fn blob_writer(&self) -> Result<BlobWriter> {
-        let dir = self.tmp_dir();
-        let file = tempfile::Builder::new()
-            .prefix(&format!("{}-", std::process::id()))
-            .tempfile_in(&dir)
-            .map_err(|e| Error::io("write in", &dir, e))?;
         Ok(BlobWriter {
-            out: Hashing::new(file),
+            out: Hashing::new(self.temp_file()?),
             store: self.clone(),
         })
+    }
+
+    /// A new temporary file on the file system of the store; removed when dropped.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn temp_file(&self) -> Result<NamedTempFile> {
+        let dir = self.tmp_dir();
+        tempfile::Builder::new()
+            .prefix(&format!("{}-", std::process::id()))
+            .tempfile_in(&dir)
+            .map_err(|e| Error::io("write in", &dir, e))
     }
 }
 
@@ -150,7 +157,7 @@ impl BlobWriter {
     }
 }
 
-fn persist(file: NamedTempFile, path: &Path, mode: u32) -> Result<()> {
+pub(super) fn persist(file: NamedTempFile, path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let named = |e| Error::io("write", path, e);
     file.as_file().sync_all().map_err(named)?;
@@ -200,10 +207,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let dead = store.tmp_dir().join("999999999-abc");
+        let folder = store.tmp_dir().join("999999999-def");
         let mine = store.tmp_dir().join(format!("{}-abc", std::process::id()));
         fs::write(&dead, b"").unwrap();
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("file"), b"").unwrap();
         fs::write(&mine, b"").unwrap();
         Store::open(dir.path()).unwrap();
-        assert!(!dead.exists() && mine.exists());
+        assert!(!dead.exists() && !folder.exists() && mine.exists());
     }
 }

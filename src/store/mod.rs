@@ -11,6 +11,8 @@
 //! images/<name>.json   image reference -> manifest descriptor
 //! bases/<name>.json    what a base image was when it was last loaded
 //! pip/                 what uv keeps, and the stand-ins that it is given
+//! pyc/<key>            compiled Python files of a package
+//! pythons/<key>/       a Python that compiles them
 //! repodata/            channel indexes, kept by the repodata gateway
 //! tmp/                 files being written
 //! ```
@@ -20,6 +22,7 @@
 //! run removes when the process that wrote it is gone.
 
 mod blobs;
+mod pyc;
 mod records;
 
 use std::{
@@ -56,6 +59,8 @@ impl Store {
             "images",
             "bases",
             "pip",
+            "pyc",
+            "pythons",
             "repodata",
             "tmp",
         ] {

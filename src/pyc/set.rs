@@ -1,0 +1,245 @@
+//! The compiled files of one package, kept in the store.
+//!
+//! The file is the `.pyc` files one after another, an index as JSON, and the index's length in 8
+//! bytes. What it holds goes by the hash of a source and its path, so that it can be asked for any
+//! source and never gives a wrong answer; its key only says where to look.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom, Write},
+};
+
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+
+use super::worker::Answer;
+use crate::{
+    digest::Digest,
+    error::{Error, Result},
+    store::Store,
+};
+
+/// The longest index that is read, in bytes.
+const LONGEST_INDEX: u64 = 256 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Known {
+    /// Where the `.pyc` is.
+    Pyc { at: u64, size: u64 },
+    /// Why there is none.
+    Refused(String),
+}
+
+/// The hash of a source and of its path in the image, by which its compiled form goes.
+pub(super) fn source_hash(path: &[u8], source: &[u8]) -> Digest {
+    let lengths = [path.len() as u64, source.len() as u64];
+    let mut bytes = Vec::with_capacity(16 + path.len() + source.len());
+    bytes.extend(lengths.iter().flat_map(|length| length.to_le_bytes()));
+    bytes.extend(path);
+    bytes.extend(source);
+    Digest::of(&bytes)
+}
+
+/// The compiled files of a package: those kept, and those that were made since.
+pub(super) struct PycSet<'a> {
+    store: &'a Store,
+    key: Digest,
+    kept: Option<Part<File>>,
+    made: Option<Part<NamedTempFile>>,
+}
+
+struct Part<F> {
+    file: F,
+    index: BTreeMap<Digest, Known>,
+    end: u64,
+}
+
+impl<'a> PycSet<'a> {
+    /// Opens what is kept under the key; a damaged file is as good as none.
+    pub(super) fn open(store: &'a Store, key: Digest) -> Self {
+        let kept = File::open(store.pyc_path(&key)).and_then(read_index).ok();
+        Self {
+            store,
+            key,
+            kept,
+            made: None,
+        }
+    }
+
+    pub(super) fn knows(&self, source: &Digest) -> bool {
+        let kept = self.kept.as_ref().map(|part| &part.index);
+        let made = self.made.as_ref().map(|part| &part.index);
+        [kept, made]
+            .into_iter()
+            .flatten()
+            .any(|index| index.contains_key(source))
+    }
+
+    /// Adds what was compiled.
+    pub(super) fn add(&mut self, source: Digest, answer: Answer) -> Result<()> {
+        let part = match &mut self.made {
+            Some(part) => part,
+            None => self.made.insert(Part {
+                file: self.store.temp_file()?,
+                index: BTreeMap::new(),
+                end: 0,
+            }),
+        };
+        let known = match answer {
+            Answer::Refused(reason) => Known::Refused(reason),
+            Answer::Pyc(bytes) => part.append(&bytes).map_err(|e| cannot(self.store, e))?,
+        };
+        part.index.insert(source, known);
+        Ok(())
+    }
+
+    /// What became of a source, if it is known.
+    pub(super) fn get(&mut self, source: &Digest) -> Result<Option<Answer>> {
+        let found = match (&mut self.made, &mut self.kept) {
+            (Some(part), _) if part.index.contains_key(source) => part.get(source),
+            (_, Some(part)) => part.get(source),
+            _ => Ok(None),
+        };
+        found.map_err(|e| cannot(self.store, e))
+    }
+
+    /// Keeps what was made together with what was kept.
+    pub(super) fn save(mut self) -> Result<()> {
+        let Some(mut made) = self.made.take() else {
+            return Ok(());
+        };
+        let failed = |e| cannot(self.store, e);
+        if let Some(mut kept) = self.kept.take() {
+            let old: Vec<Digest> = kept.index.keys().copied().collect();
+            for source in old {
+                let known = match kept.get(&source).map_err(failed)? {
+                    Some(Answer::Pyc(bytes)) => made.append(&bytes).map_err(failed)?,
+                    Some(Answer::Refused(reason)) => Known::Refused(reason),
+                    None => continue,
+                };
+                made.index.entry(source).or_insert(known);
+            }
+        }
+        let index = serde_json::to_vec(&made.index).map_err(|e| failed(e.into()))?;
+        made.append(&index).map_err(failed)?;
+        let size = (index.len() as u64).to_le_bytes();
+        made.append(&size).map_err(failed)?;
+        self.store.keep_pyc(&self.key, made.file)
+    }
+}
+
+impl<F: Read + Write + Seek> Part<F> {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<Known> {
+        let (at, size) = (self.end, bytes.len() as u64);
+        self.file.seek(SeekFrom::Start(at))?;
+        self.file.write_all(bytes)?;
+        self.end += size;
+        Ok(Known::Pyc { at, size })
+    }
+}
+
+impl<F: Read + Seek> Part<F> {
+    fn get(&mut self, source: &Digest) -> io::Result<Option<Answer>> {
+        let (at, size) = match self.index.get(source) {
+            Some(Known::Pyc { at, size }) => (*at, *size),
+            Some(Known::Refused(reason)) => return Ok(Some(Answer::Refused(reason.clone()))),
+            None => return Ok(None),
+        };
+        self.file.seek(SeekFrom::Start(at))?;
+        let mut bytes = Vec::new();
+        (&mut self.file).take(size).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 != size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Some(Answer::Pyc(bytes)))
+    }
+}
+
+fn read_index(mut file: File) -> io::Result<Part<File>> {
+    let broken = || io::Error::from(io::ErrorKind::InvalidData);
+    let length = file.seek(SeekFrom::End(0))?;
+    let tail = length.checked_sub(8).ok_or_else(broken)?;
+    file.seek(SeekFrom::Start(tail))?;
+    let mut size = [0; 8];
+    file.read_exact(&mut size)?;
+    let size = u64::from_le_bytes(size);
+    let end = tail.checked_sub(size).ok_or_else(broken)?;
+    if size > LONGEST_INDEX {
+        return Err(broken());
+    }
+    file.seek(SeekFrom::Start(end))?;
+    let mut bytes = Vec::new();
+    (&mut file).take(size).read_to_end(&mut bytes)?;
+    let index: BTreeMap<Digest, Known> = serde_json::from_slice(&bytes)?;
+    let inside = |known: &Known| match known {
+        Known::Pyc { at, size } => at.checked_add(*size).is_some_and(|last| last <= end),
+        Known::Refused(_) => true,
+    };
+    if !index.values().all(inside) {
+        return Err(broken());
+    }
+    Ok(Part { file, index, end })
+}
+
+fn cannot(store: &Store, e: io::Error) -> Error {
+    Error::io("use the compiled files in", store.root(), e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers() -> Vec<(Digest, Answer)> {
+        vec![
+            (source_hash(b"/a.py", b"x"), Answer::Pyc(b"compiled".into())),
+            (source_hash(b"/b.py", b"("), Answer::Refused("no".into())),
+            (source_hash(b"/c.py", b""), Answer::Pyc(Vec::new())),
+        ]
+    }
+
+    #[test]
+    fn what_was_kept_is_known_and_more_is_added() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Digest::of(b"key");
+        for (source, answer) in answers() {
+            let mut set = PycSet::open(&store, key);
+            assert!(!set.knows(&source));
+            set.add(source, answer.clone()).unwrap();
+            assert_eq!(set.get(&source).unwrap(), Some(answer));
+            set.save().unwrap();
+        }
+        let mut set = PycSet::open(&store, key);
+        for (source, answer) in answers() {
+            assert!(set.knows(&source));
+            assert_eq!(set.get(&source).unwrap(), Some(answer));
+        }
+        let other = source_hash(b"/a.p", b"yx");
+        assert!(!set.knows(&other));
+        assert_eq!(set.get(&other).unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_file_is_as_good_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Digest::of(b"key");
+        let mut set = PycSet::open(&store, key);
+        for (source, answer) in answers() {
+            set.add(source, answer).unwrap();
+        }
+        set.save().unwrap();
+        let whole = std::fs::read(store.pyc_path(&key)).unwrap();
+        for cut in 0..whole.len() {
+            std::fs::write(store.pyc_path(&key), &whole[..cut]).unwrap();
+            let set = PycSet::open(&store, key);
+            assert!(answers().iter().all(|(source, _)| !set.knows(source)));
+        }
+        let beyond = br#"{"sha256:0000000000000000000000000000000000000000000000000000000000000000":{"Pyc":{"at":18446744073709551615,"size":9}}}"#;
+        let size = (beyond.len() as u64).to_le_bytes();
+        std::fs::write(store.pyc_path(&key), [&beyond[..], &size].concat()).unwrap();
+        let set = PycSet::open(&store, key);
+        assert!(!set.knows(&Digest::from_bytes([0; 32])));
+    }
+}
