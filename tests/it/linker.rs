@@ -37,6 +37,7 @@ fn crafted_packages_link_as_on_a_disk() {
             ClobberLoser,
             PatchedHardLink,
             WrittenTime,
+            Compiled,
             HostPaths
         ]),
         "a known difference is gone, or belongs to another test"
@@ -46,7 +47,7 @@ fn crafted_packages_link_as_on_a_disk() {
 #[test]
 fn ordinary_packages_link_as_on_a_disk() {
     use Known::*;
-    let ordinary = BTreeSet::from([CacheTag, History, Wrapper, WrittenTime, HostPaths]);
+    let ordinary = BTreeSet::from([CacheTag, History, Wrapper, WrittenTime, Compiled, HostPaths]);
     assert_eq!(compare_env(&env_file("small"), "/opt/conda"), ordinary);
     assert_eq!(compare_env(&env_file("py39"), "/srv/env"), ordinary);
     let rest = compare_env(&rest(), "/srv/a/long/way/down/to/the/environment");
@@ -57,7 +58,7 @@ fn ordinary_packages_link_as_on_a_disk() {
 fn a_whole_torch_links_as_on_a_disk() {
     use Known::*;
     let seen = compare_env(&torch(), "/opt/conda");
-    let ordinary = BTreeSet::from([CacheTag, History, Wrapper, WrittenTime, HostPaths]);
+    let ordinary = BTreeSet::from([CacheTag, History, Wrapper, WrittenTime, Compiled, HostPaths]);
     assert_eq!(seen, ordinary);
 }
 

@@ -17,6 +17,7 @@ mod odd_packages;
 mod pip_lock;
 mod plan;
 mod push;
+mod pyc;
 mod registry;
 mod support;
 mod validator;

@@ -26,6 +26,8 @@ pub enum Known {
     /// The installer gives files that it writes itself the time of `info/about.json` plus a
     /// second, entry points even the present; ours have the archive's, which no clock changes.
     WrittenTime,
+    /// The installer leaves compiling to whoever imports first.
+    Compiled,
     /// The installer's record tells the host's package cache and how it linked from there.
     HostPaths,
 }
@@ -104,6 +106,9 @@ impl Check<'_> {
             Some("bin/imgbuild-entrypoint") => drop(self.seen.insert(Known::Wrapper)),
             // An environment without any program of its own still gets the wrapper.
             Some("bin") => {}
+            Some(name) if is_compiled(name) || name.ends_with("/__pycache__") => {
+                self.seen.insert(Known::Compiled);
+            }
             _ => self.unknown(path, "only in the image"),
         }
     }
@@ -239,6 +244,13 @@ impl Check<'_> {
         for path in ours.keys().chain(theirs.keys()).collect::<BTreeSet<_>>() {
             match (ours.get(path), theirs.get(path)) {
                 (Some(a), Some(b)) if a == b => {}
+                (Some(ours), None) if is_compiled(path) => {
+                    // In the list of paths it has a type; in the list of files it is a name.
+                    let kind = ours.get("path_type");
+                    if kind.is_some_and(|kind| kind != "pyc_file") {
+                        self.unknown(place, format!("{path} is listed as {kind:?}"));
+                    }
+                }
                 (None, Some(_)) if path.starts_with("__clobbers__/") => {
                     self.seen.insert(Known::ClobberLoser);
                 }
@@ -266,6 +278,10 @@ fn link_sets(nodes: &BTreeMap<PathBuf, Node>) -> BTreeMap<PathBuf, BTreeSet<Path
     let shared = sets.into_values().filter(|set| set.len() > 1);
     let each = shared.flat_map(|set| set.clone().into_iter().map(move |path| (path, set.clone())));
     each.collect()
+}
+
+fn is_compiled(path: &str) -> bool {
+    path.contains("/site-packages/") && path.contains("/__pycache__/") && path.ends_with(".pyc")
 }
 
 pub fn is_record(path: &Path) -> bool {
