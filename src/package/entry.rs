@@ -1,6 +1,11 @@
 //! What a layer is made of: file entries as a stream.
 
-use std::{io::Read, path::PathBuf};
+use std::{
+    io::{self, Read},
+    path::PathBuf,
+};
+
+use crate::error::{Error, chain};
 
 /// One path of a layer.
 ///
@@ -39,7 +44,7 @@ pub trait EntrySink {
     ///
     /// # Errors
     /// When the content cannot be read or the entry cannot be written.
-    fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> std::io::Result<()>;
+    fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()>;
 
     /// Adds what the sink makes of the entries so far, such as compiled Python files, and returns
     /// their paths below the prefix, sorted. A linker calls it once, before it writes the record
@@ -47,7 +52,17 @@ pub trait EntrySink {
     ///
     /// # Errors
     /// As [`EntrySink::entry`].
-    fn complete(&mut self) -> std::io::Result<Vec<PathBuf>> {
+    fn complete(&mut self) -> io::Result<Vec<PathBuf>> {
         Ok(Vec::new())
     }
+}
+
+/// What a sink that failed has to say of the package at `place`.
+pub fn sink_error(place: &str, e: io::Error) -> Error {
+    // A sink that does more than writing has an error of its own.
+    e.downcast::<Error>().unwrap_or_else(|e| {
+        Error::environment("cannot write a layer")
+            .at(place)
+            .why(chain(&e))
+    })
 }

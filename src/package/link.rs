@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     digest::Hashing,
-    error::{Error, Result, chain},
+    error::{Error, Result},
 };
 
 /// A package to link: its locked record, its archive, and what its `info/` says.
@@ -492,10 +492,5 @@ fn known_digest(listed: &PathsEntry) -> Option<crate::digest::Digest> {
 }
 
 fn sink_failed(record: &RepoDataRecord, e: io::Error) -> Error {
-    // A sink that does more than writing has more to say.
-    e.downcast::<Error>().unwrap_or_else(|e| {
-        Error::environment("cannot write a layer")
-            .at(place(record))
-            .why(chain(&e))
-    })
+    super::entry::sink_error(&place(record), e)
 }

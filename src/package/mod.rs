@@ -9,7 +9,7 @@ mod record;
 mod survey;
 
 pub use archive::{ArchiveError, ArchiveKind, PackageArchive, PackageInfo};
-pub use entry::{Entry, EntryKind, EntrySink};
+pub use entry::{Entry, EntryKind, EntrySink, sink_error};
 pub use link::{Package, link};
 pub use prefix::{Exclusions, Prefix, place, pyc_target};
 pub use survey::{

@@ -236,7 +236,12 @@ mod tests {
             let set = PycSet::open(&store, key);
             assert!(answers().iter().all(|(source, _)| !set.knows(source)));
         }
-        let beyond = br#"{"sha256:0000000000000000000000000000000000000000000000000000000000000000":{"Pyc":{"at":18446744073709551615,"size":9}}}"#;
+        let known = Known::Pyc {
+            at: u64::MAX,
+            size: 9,
+        };
+        let index = BTreeMap::from([(Digest::from_bytes([0; 32]), known)]);
+        let beyond = serde_json::to_vec(&index).unwrap();
         let size = (beyond.len() as u64).to_le_bytes();
         std::fs::write(store.pyc_path(&key), [&beyond[..], &size].concat()).unwrap();
         let set = PycSet::open(&store, key);

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     digest::{Digest, Hashing},
-    error::{Error, Result, chain},
-    package::{Entry, EntryKind, EntrySink, Prefix},
+    error::{Result, chain},
+    package::{Entry, EntryKind, EntrySink, Prefix, sink_error},
 };
 
 /// What `INSTALLER` says.
@@ -160,6 +160,15 @@ impl Installer<'_> {
     }
 
     fn record(mut self, target: &Path) -> Result<()> {
+        let failed = |e| sink_error(&self.archive.place, e);
+        for made in self.sink.complete().map_err(failed)? {
+            // pip lists what it compiles without hash and size.
+            self.rows.push(Row {
+                path: relative(&made, &self.python.site_packages_path),
+                hash: String::new(),
+                size: None,
+            });
+        }
         let own = relative(target, &self.python.site_packages_path);
         let rows = std::mem::take(&mut self.rows);
         let bytes = record::render(rows, own).map_err(|e| damaged(&self.archive.place, &e))?;
@@ -189,11 +198,8 @@ impl Installer<'_> {
             mtime,
             owner: (0, 0),
         };
-        self.sink.entry(&entry, content).map_err(|e| {
-            Error::environment("cannot write a layer")
-                .at(&self.archive.place)
-                .why(chain(&e))
-        })
+        let failed = |e| sink_error(&self.archive.place, e);
+        self.sink.entry(&entry, content).map_err(failed)
     }
 }
 

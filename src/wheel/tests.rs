@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read},
+    path::PathBuf,
 };
 
 use proptest::prelude::*;
@@ -56,6 +57,32 @@ fn a_long_prefix_gets_a_trampoline() {
         let start = format!("#!/bin/sh\n'''exec' \"{long}/bin/python3.11\" \"$0\" \"$@\" #'''\n");
         assert!(kept.text(script).starts_with(&start), "{script}");
     }
+}
+
+/// A sink that makes a file of its own.
+#[derive(Default)]
+struct Making(Kept);
+
+impl EntrySink for Making {
+    fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
+        self.0.entry(entry, content)
+    }
+
+    fn complete(&mut self) -> io::Result<Vec<PathBuf>> {
+        assert!(!self.0.0.keys().any(|path| path.ends_with("RECORD")));
+        Ok(vec![format!("{SITE}/__pycache__/demo.pyc").into()])
+    }
+}
+
+#[test]
+fn what_the_sink_makes_is_recorded_without_a_hash() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    io::Write::write_all(&mut file.as_file(), &small()).unwrap();
+    let archive = WheelArchive::open(file.path(), &locked()).unwrap();
+    let mut making = Making::default();
+    super::link(&archive, &prefix("/p"), &BTreeSet::new(), &mut making).unwrap();
+    let record = making.0.text(&format!("{SITE}/demo-1.0.dist-info/RECORD"));
+    assert!(record.contains("\n__pycache__/demo.pyc,,\n"), "{record}");
 }
 
 #[test]

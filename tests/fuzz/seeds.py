@@ -8,6 +8,7 @@ Text comes from this repository; archives are made small, or taken from the test
 import hashlib
 import io
 import json
+import marshal
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,16 @@ def archives():
     }
 
 
+def marshalled():
+    """Code objects as this Python writes them, behind the byte that says its version."""
+    minor = bytes([(sys.version_info.minor - 7) % 8])
+    sources = {
+        "usual": "import a.b\nX = ('a', 1 << 80, 1.5, 2j, b'b', ..., None)\ndef f(y, *z):\n    return lambda: y\n",
+        "set": "def f(x):\n    return x in {'a', 'b c', None, 1}\n",
+    }
+    return {name: minor + marshal.dumps(compile(text, "/x.py", "exec")) for name, text in sources.items()}
+
+
 def main():
     out, channel = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -126,6 +137,8 @@ def main():
     subprocess.run([sys.executable, ROOT / "tests/support/make_wheels.py", out / "wheel"], check=True)
     for path in (out / "wheel").glob("*/*.whl"):
         path.rename(out / "wheel" / path.name)
+    for name, data in marshalled().items():
+        write("marshal", name, data)
     write("probe-output", "usual", 'IMGBUILD_PROBE_RANK {"rank": 0}\nTraceback (most recent call last):\n')
     write("lock", "own", LOCK)
 

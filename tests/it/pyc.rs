@@ -1,6 +1,7 @@
 //! Compiled Python files: made once, the same everywhere, used by Python, and nothing is run.
 
 mod form;
+mod wheel;
 
 use std::{
     fs,

@@ -5,6 +5,9 @@
 
 The channel must hold PyTorch (make_channel.py --set torch). Packages are downloaded once, over loopback, before the
 cold builds; every cold build starts with an empty layer cache. A row is the best of RUNS (default 3).
+
+With a Docker daemon at hand, cold starts too: what imports take in fresh containers, with and without the .pyc files
+that the build makes.
 """
 
 import os
@@ -16,6 +19,9 @@ from pathlib import Path
 
 SUPPORT = Path(__file__).resolve().parent
 PEAK_LIMIT_MB = 300
+# torch as its package ships it, with .pyc; the others are noarch packages, which ship none.
+IMPORTS = ("torch", "sympy", "networkx, jinja2, fsspec")
+TIMED = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 
 
 class Cost:
@@ -51,6 +57,21 @@ def drop_layers(cache):
         shutil.rmtree(cache / folder, ignore_errors=True)
 
 
+def cold_starts(build, env, runs):
+    """Seconds that imports take in a fresh container: {imports: (with .pyc, without)}."""
+    found = {}
+    for column, (tag, flags) in enumerate([("bench:pyc", []), ("bench:no-pyc", ["--no-compile"])]):
+        Cost([*build, "--load", "-t", tag, *flags], env)
+        for imports in IMPORTS:
+            command = ["docker", "run", "--rm", tag, "python", "-c", TIMED.format(imports)]
+            # One more run, first: it reads the image's files from the disk.
+            times = [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                     for _ in range(runs + 1)][1:]
+            found.setdefault(imports, [0, 0])[column] = min(times)
+        subprocess.run(["docker", "rmi", tag], check=True, capture_output=True)
+    return found
+
+
 def main():
     """Runs the builds and prints the table."""
     imgbuild, channel, base = (Path(arg).resolve() for arg in sys.argv[1:4])
@@ -75,6 +96,9 @@ def main():
             drop_layers(cache)
             cold.append(Cost(build, env))
         rows.append(("cold build, packages downloaded", min(cold)))
+        shutil.rmtree(cache / "pyc")
+        drop_layers(cache)
+        rows.append(("cold build, Python files compiled", Cost(build, env)))
         rows.append(("nothing changed", min(Cost(build, env) for _ in range(runs))))
         changed = []
         for number in range(1, runs + 1):
@@ -87,6 +111,12 @@ def main():
         for name, cost in rows:
             print(f"{name:34} {cost.wall:8.2f} {cost.cpu:8.2f}")
         print(f"peak memory of a cold build: {peak:.0f} MB (limit {PEAK_LIMIT_MB} MB)")
+        if subprocess.run(["docker", "version"], capture_output=True).returncode == 0:
+            print(f"{'import in a fresh container':34} {'.pyc s':>8} {'none s':>8}")
+            for imports, (with_pyc, without) in cold_starts(build, env, runs).items():
+                print(f"{imports:34} {with_pyc:8.2f} {without:8.2f}")
+        else:
+            print("no Docker daemon: no cold starts")
         if peak > PEAK_LIMIT_MB:
             sys.exit("the limit is exceeded")
 
