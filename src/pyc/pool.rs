@@ -100,24 +100,19 @@ impl Seat {
     }
 
     fn compile(&mut self, job: &Job) -> Result<Answer> {
-        let first = match self.attempt(job)? {
-            Ok(answer) => return self.finished(job, answer),
-            Err(lost) => lost,
-        };
-        // The process may have ended for a reason of its own; a source that ends two does not
-        // compile.
-        let lost = match first {
-            Lost::Late => Lost::Late,
-            _ => match self.attempt(job)? {
-                Ok(answer) => return self.finished(job, answer),
-                Err(lost) => lost,
-            },
-        };
-        match lost {
-            Lost::Ended(status) => Ok(Answer::Refused(format!("Python ended with {status}"))),
-            Lost::Killed => Err(stopped(job, "the Python that compiles was killed")
-                .why("the kernel does so when memory is short")),
-            Lost::Late => Err(stopped(job, "a Python file takes too long to compile")),
+        let mut outcome = self.attempt(job)?;
+        if matches!(outcome, Err(Lost::Crashed(_) | Lost::Stopped(_))) {
+            // It may have had a reason of its own; a source that crashes two does not compile.
+            outcome = self.attempt(job)?;
+        }
+        match outcome {
+            Ok(answer) => self.finished(job, answer),
+            Err(Lost::Crashed(status)) => Ok(Answer::Refused(format!("Python crashed: {status}"))),
+            // Leaving the file out would make an image that depends on this machine.
+            Err(Lost::Stopped(status)) => Err(stopped(job, "the Python that compiles was stopped")
+                .why(status)
+                .why("the kernel kills programs when memory is short")),
+            Err(Lost::Late) => Err(stopped(job, "a Python file takes too long to compile")),
         }
     }
 
@@ -162,4 +157,63 @@ fn stopped(job: &Job, what: &str) -> Error {
     Error::environment(what)
         .at(String::from_utf8_lossy(&job.path))
         .hint(super::WAY_OUT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// What becomes of a source when each Python does this after it said what it is.
+    fn outcome(does: &str) -> Result<Answer> {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("python");
+        let hello = r"printf '\000\000\000\000\033cpython\n3.11.2\ncpython-311\n'";
+        std::fs::write(&program, format!("#!/bin/sh\n{hello}\n{does}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let interpreter = Interpreter {
+            program,
+            folder: dir.path().into(),
+            inherits: true,
+        };
+        let layout = CodeLayout::of_minor(11).unwrap();
+        let pool = Pool::new(&interpreter, layout, NonZeroUsize::MIN).unwrap();
+        let (done, answers) = bounded(1);
+        let job = Job {
+            path: b"/a.py".into(),
+            source: b"x = 1\n".into(),
+            ticket: 7,
+            done,
+        };
+        pool.submit(job).unwrap();
+        let (ticket, answer) = answers.recv().unwrap();
+        assert_eq!(ticket, 7);
+        answer
+    }
+
+    #[test]
+    fn a_crash_is_the_sources_fault_and_being_stopped_is_not() {
+        let crashed = outcome("kill -SEGV $$").unwrap();
+        let Answer::Refused(reason) = crashed else {
+            panic!("{crashed:?}");
+        };
+        assert!(reason.contains("SIGSEGV"), "{reason}");
+        for does in ["kill -KILL $$", "kill -TERM $$", "exit 1", "exec >&-; cat"] {
+            let error = outcome(does).unwrap_err();
+            assert_eq!(error.exit(), Exit::Environment, "{does}");
+            assert!(error.to_string().contains("--no-compile"), "{error}");
+        }
+        // An answer that is no .pyc, and one whose code has no known form.
+        for (answer, said) in [
+            (r"printf '\000\000\000\000\003pyc'; cat", "no .pyc"),
+            (
+                r"printf '\000\000\000\000\0210123456789abcdef?'; cat",
+                "not known",
+            ),
+        ] {
+            let error = outcome(answer).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
 }

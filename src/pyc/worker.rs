@@ -2,9 +2,9 @@
 
 use std::{
     io::{self, Read, Write},
-    os::unix::process::ExitStatusExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
 };
@@ -18,6 +18,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// No answer is longer: a source has 16 MiB at most.
 const LONGEST: u32 = 1 << 30;
+/// `SIGILL`, `SIGABRT`, `SIGBUS`, `SIGFPE` and `SIGSEGV`: what a program does to itself.
+const CRASHES: [i32; 5] = [4, 6, 7, 8, 11];
 /// What of a failed start is shown, in bytes.
 const SHOWN: u64 = 2000;
 
@@ -71,10 +73,11 @@ pub(super) enum Answer {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Lost {
-    /// The process ended.
-    Ended(String),
-    /// It was killed from outside, by the kernel when memory is short.
-    Killed,
+    /// The process crashed.
+    Crashed(ExitStatus),
+    /// It was ended from outside, as the kernel does when memory is short, or in another way that
+    /// says nothing of the source.
+    Stopped(String),
     /// It took too long.
     Late,
 }
@@ -161,9 +164,15 @@ impl Worker {
         let _ = self.child.kill();
         match self.child.wait() {
             // Our own signal comes too late for a process that has ended.
-            Ok(status) if status.signal() == Some(9) => Lost::Killed,
-            Ok(status) => Lost::Ended(status.to_string()),
-            Err(e) => Lost::Ended(e.to_string()),
+            Ok(status)
+                if status
+                    .signal()
+                    .is_some_and(|signal| CRASHES.contains(&signal)) =>
+            {
+                Lost::Crashed(status)
+            }
+            Ok(status) => Lost::Stopped(status.to_string()),
+            Err(e) => Lost::Stopped(e.to_string()),
         }
     }
 
@@ -195,6 +204,8 @@ fn command(interpreter: &Interpreter) -> Command {
     // No site, hence no .pth file and no package; -I would ignore the fixed hash seed as well.
     command.args(["-S", "-s", "-W", "ignore", "-c", SCRIPT]);
     command.current_dir(&interpreter.folder);
+    // Ctrl-C is for this process; the end of its input ends that one.
+    command.process_group(0);
     if !interpreter.inherits {
         command.env_clear();
     }

@@ -254,7 +254,7 @@ fn any_python_of_that_version_will_do() {
     let about = r"cpython\n3.11.99\ncpython-311\n";
     put(
         "python3.11",
-        format!("#!/bin/sh\nprintf '\\000\\000\\000\\000\\033{about}'\n"),
+        format!("#!/bin/sh\nprintf '\\000\\000\\000\\000\\034{about}'\n"),
     );
     only(path.path()).imgbuild(&SCRATCH).expect(3);
     put(

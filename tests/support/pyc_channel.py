@@ -75,7 +75,8 @@ def sharing():
 def main():
     """Reads the command line."""
     out, marker = sys.argv[1:]
-    made = [odd(), hostile(marker), *sharing(), noarch("pyc-plain", [file(f"{SITE}/plain.py", "def f(x):\n    return x\n")]),
+    plain = noarch("pyc-plain", [file(f"{SITE}/plain.py", "def f(x):\n    return x\n")])
+    made = [odd(), hostile(marker), *sharing(), plain,
             Package("python", "3.11.2", "0_cpython", [Entry("bin/python3.11", 0o755, data=b"#!/bin/sh\nexit 7\n")])]
     index = {"linux-64": {}, "noarch": {}}
     for package in made:
