@@ -76,6 +76,7 @@ fn keys(env: &LockedEnv) -> BTreeSet<Digest> {
         prefix: &prefix,
         base_folders: &Default::default(),
         survey: &Survey::default(),
+        compile: None,
     };
     let layers = planned(env).layers.into_iter();
     let keys: Vec<Digest> = layers

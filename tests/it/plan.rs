@@ -344,7 +344,7 @@ fn a_wheel_overwrites_a_conda_package_only_when_asked() {
     assert_eq!(error.exit(), Exit::Input);
     assert_eq!(mini::names(&project.cache.join("layers")), [""; 0]);
 
-    project.write("imgbuild.yaml", "pip_overwrites: true\n");
+    project.write("imgbuild.yaml", "base: scratch\npip_overwrites: true\n");
     let image = build_with(&project, vec![click], Overrides::default()).unwrap();
     let init = image.rootfs.text(format!("{SITE}/click/__init__.py"));
     assert_eq!(init, files[0].1);
@@ -357,8 +357,14 @@ fn a_wheel_overwrites_a_conda_package_only_when_asked() {
         .collect();
     let info = "click-99.0.dist-info";
     let left = ["INSTALLER", "METADATA", "RECORD", "WHEEL"].map(|name| format!("{info}/{name}"));
-    let folders = ["click", "click/__init__.py", info].map(String::from);
-    assert_eq!(click, [&folders[..], &left].concat());
+    let module = [
+        "click",
+        "click/__init__.py",
+        "click/__pycache__",
+        "click/__pycache__/__init__.cpython-311.pyc",
+        info,
+    ];
+    assert_eq!(click, [&module.map(String::from)[..], &left].concat());
     let record = "/opt/conda/conda-meta/click-8.5.1-pyhd8ed1ab_0.json";
     let record: Value = serde_json::from_str(image.rootfs.text(record)).unwrap();
     assert_eq!(record["files"], serde_json::json!([]));

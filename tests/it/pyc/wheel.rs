@@ -71,7 +71,7 @@ fn a_wheel_is_compiled_and_its_record_says_so() {
         runtime: runtime.handle(),
         threads: NonZeroUsize::MIN,
     };
-    let compiler = Compiler::new(&lock.env, &prefix, workshop.reporter).unwrap();
+    let compiler = Compiler::new(&lock.env, &prefix).unwrap();
     let lost = PathBuf::from(format!("{SITE}/kinds/__pycache__/empty.cpython-311.pyc"));
     let excluded = BTreeSet::from([lost]);
     let compiled = Compiled {
@@ -108,4 +108,39 @@ fn a_wheel_is_compiled_and_its_record_says_so() {
         .filter(|path| path.ends_with(".pyc"))
         .collect();
     assert_eq!(listed, expected);
+}
+
+/// The same through a whole build.
+#[test]
+fn wheels_of_an_image_are_compiled() {
+    let project = project("pyc-plain");
+    project.ok(&["lock", "env.yml"]);
+    let dir = temp_dir();
+    let files = [("tiny/__init__.py", "x = 1\n"), ("tiny/bad.py", "(\n")];
+    let wheel = crate::plan::wheel(dir.path(), "tiny", "1.0", &files);
+    let text = fs::read_to_string(project.path("env.lock.yml")).unwrap();
+    let lock = lock::parse(&text, "lock", project.dir.path(), Subdir::Linux64).unwrap();
+    let mut list = "@EXPLICIT\n".to_owned();
+    for record in lock.env.packages() {
+        let sha256 = hex::encode(record.package_record.sha256.unwrap());
+        list += &format!("{}#{sha256}\n", record.url);
+    }
+    list += &format!("# pip tiny @ {}#sha256={}\n", wheel.url, wheel.sha256.hex());
+    project.write("list.txt", &list);
+    let output = project.ok(&["build", "list.txt", "--base", "scratch"]);
+    let image = project.image(&output);
+    let site = format!("/opt/conda/{SITE}");
+    image
+        .rootfs
+        .node(format!("{site}/tiny/__pycache__/__init__.cpython-311.pyc"));
+    let record = image
+        .rootfs
+        .text(format!("{site}/tiny-1.0.dist-info/RECORD"));
+    assert!(
+        record.contains("\ntiny/__pycache__/__init__.cpython-311.pyc,,\n"),
+        "{record}"
+    );
+    assert!(!record.contains("bad.cpython"), "{record}");
+    let warning = "warning: tiny (pip): 1 of its Python files does not compile";
+    assert!(output.stderr.contains(warning), "{}", output.stderr);
 }
