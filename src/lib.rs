@@ -9,6 +9,7 @@ pub mod base;
 pub mod build;
 pub mod cli;
 pub mod code;
+pub mod condarc;
 pub mod digest;
 pub mod docker;
 pub mod error;

@@ -4,6 +4,8 @@ use std::{fmt::Display, io::IsTerminal, sync::Arc, time::Duration};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::lock::secret::mask;
+
 /// Where progress and warnings go. Cheap to clone; all clones share one terminal.
 #[derive(Clone)]
 pub struct Reporter {
@@ -85,7 +87,10 @@ impl Reporter {
         Task { bar }
     }
 
+    /// Prints a line; the credentials of URLs in it are masked.
     fn line(&self, line: impl Display) {
+        let line = line.to_string();
+        let line = mask(&line);
         match self.inner.mode {
             // println would tear the bars apart; suspend clears them first.
             Mode::Bars => self.inner.bars.suspend(|| eprintln!("{line}")),

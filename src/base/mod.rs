@@ -7,6 +7,7 @@ mod archive;
 mod daemon;
 mod docker_archive;
 mod files;
+mod glibc;
 mod layout;
 mod manifest;
 pub mod media;
@@ -26,6 +27,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use glibc::Libc;
 pub use platform::Platform;
 
 use crate::{

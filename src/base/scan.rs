@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tar::EntryType;
 
-use super::{BaseLayer, media};
+use super::{BaseLayer, Libc, glibc, media};
 use crate::{
     digest::Hashing,
     error::{Error, Result},
@@ -49,6 +49,8 @@ pub(super) struct Scan {
     pub added: Nodes,
     pub removed: Vec<String>,
     pub opaque: Vec<String>,
+    /// The C library that it brings.
+    pub libc: Option<Libc>,
 }
 
 impl Scan {
@@ -81,7 +83,7 @@ impl Scan {
         let mut scan = Self::default();
         let mut archive = tar::Archive::new(tar);
         for entry in archive.entries()? {
-            let entry = entry?;
+            let mut entry = entry?;
             let path = entry.path_bytes();
             // Names that are not UTF-8 cannot be asked for.
             let Ok(text) = std::str::from_utf8(&path) else {
@@ -93,6 +95,9 @@ impl Scan {
                 ))));
             };
             if let Some(node) = node(&entry)? {
+                if node == Node::File {
+                    scan.libc = Libc::over(scan.libc, glibc::libc_of(&path, &mut entry)?);
+                }
                 scan.take(path, node);
             }
         }

@@ -13,7 +13,7 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BaseLayer,
+    BaseLayer, Libc,
     scan::{Lost, Node, Nodes, Scan, ancestors, canonical, clear, insert, remove},
 };
 use crate::{
@@ -24,12 +24,14 @@ use crate::{
 };
 
 /// Bumped when the scan's meaning changes: kept surveys of other versions are made again.
-const FORMAT: &str = "imgbuild base tree 2";
+const FORMAT: &str = "imgbuild base tree 3";
 
 /// The paths of a base image, layers applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseTree {
     nodes: Nodes,
+    /// The C library; the uppermost layer that has one counts.
+    libc: Option<Libc>,
 }
 
 /// What stands at a path.
@@ -112,6 +114,11 @@ impl BaseTree {
         }
     }
 
+    /// The base's C library, when it has one that is known.
+    pub fn libc(&self) -> Option<&Libc> {
+        self.libc.as_ref()
+    }
+
     fn dir(&self, path: &str) -> Option<BaseDir> {
         match *self.nodes.get(path)? {
             Node::Dir(mode, uid, gid, mtime) => Some(BaseDir {
@@ -139,6 +146,7 @@ impl BaseTree {
         for (path, node) in scan.added {
             insert(&mut self.nodes, path, node);
         }
+        self.libc = Libc::over(self.libc.take(), scan.libc);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use rattler_solve::ChannelPriority;
 
 use super::report_file::ReportFile;
 use crate::{
@@ -67,6 +68,9 @@ pub(super) struct LockArgs {
     /// The CUDA version that the machines which run the image offer, such as 12.9.
     #[arg(long, value_name = "VERSION", value_parser = check::cuda)]
     pub cuda: Option<String>,
+    /// How channels compete [default: condarc's, else strict].
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub channel_priority: Option<Priority>,
     /// The base image [default: docker.io/library/debian:bookworm-slim].
     #[arg(long, value_name = "IMAGE")]
     pub base: Option<BaseSource>,
@@ -160,6 +164,9 @@ pub(super) struct BuildArgs {
     /// The CUDA version that the machines which run the image offer, such as 12.9.
     #[arg(long, value_name = "VERSION", value_parser = check::cuda)]
     pub cuda: Option<String>,
+    /// How channels compete [default: condarc's, else strict].
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub channel_priority: Option<Priority>,
     /// The user to run as.
     #[arg(long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
@@ -310,6 +317,27 @@ pub(super) enum Runtime {
     Host,
 }
 
+/// How channels that have the same package compete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Priority {
+    /// A package comes from the first channel that has it.
+    Strict,
+    /// A lower channel is used where the higher ones' builds do not fit.
+    Flexible,
+    /// The newest version wins, wherever it is.
+    Disabled,
+}
+
+impl From<Priority> for ChannelPriority {
+    fn from(priority: Priority) -> Self {
+        match priority {
+            Priority::Strict => Self::Strict,
+            Priority::Flexible => Self::Flexible,
+            Priority::Disabled => Self::Disabled,
+        }
+    }
+}
+
 /// How a report is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
@@ -350,6 +378,7 @@ impl LockArgs {
             lock: self.choice.choice(),
             miniconda: miniconda(self.miniconda),
             cuda: cuda(self.cuda.as_ref()),
+            channel_priority: self.channel_priority.map(Into::into),
             base: self.base.clone(),
             fleet: self.fleet.fleet(),
             ..Overrides::default()
@@ -374,6 +403,7 @@ impl BuildArgs {
             annotations: self.annotations.clone(),
             prefix: self.prefix.clone(),
             cuda: cuda(self.cuda.as_ref()),
+            channel_priority: self.channel_priority.map(Into::into),
             miniconda: miniconda(self.miniconda),
             layers: self.max_layers,
             pip_overwrites: self.pip_overwrites.then_some(true),

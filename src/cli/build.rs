@@ -5,7 +5,8 @@ use std::{num::NonZeroUsize, process::ExitCode, thread};
 use super::{
     args::{BuildArgs, Format},
     interruptible,
-    lock::{Locker, channels, client},
+    lock::Locker,
+    online::Online,
     print, probe, push, runtime, stoppable, warn_all,
 };
 use crate::{
@@ -74,14 +75,13 @@ fn dry_run(args: &BuildArgs, spec: &ImageSpec, reporter: &Reporter) -> Result<Ex
         reporter,
         || {},
         || {
-            let channels = channels(spec)?;
+            let online = Online::open(spec, args.locking.offline, reporter)?;
             let locker = Locker {
                 spec,
                 store: &store,
-                client: &client(&channels, &args.locking)?,
+                online: &online,
                 runtime: runtime.handle(),
                 reporter,
-                channels: &channels,
                 locking: &args.locking,
             };
             let lock = locker.planned(&args.env)?;
@@ -116,15 +116,13 @@ fn make(
     runtime: &tokio::runtime::Runtime,
     reporter: &Reporter,
 ) -> Result<Image> {
-    let channels = channels(spec)?;
-    let client = client(&channels, &args.locking)?;
+    let online = Online::open(spec, args.locking.offline, reporter)?;
     let locker = Locker {
         spec,
         store,
-        client: &client,
+        online: &online,
         runtime: runtime.handle(),
         reporter,
-        channels: &channels,
         locking: &args.locking,
     };
     let (lock, base) = locker.current(&args.env)?;
@@ -133,7 +131,7 @@ fn make(
     let tools = Tools {
         store,
         reporter,
-        client: &client,
+        client: &online.client,
         runtime: runtime.handle(),
         compressors: &Compressors::new(threads),
         threads: threads.get(),

@@ -13,7 +13,7 @@ impl Locker<'_> {
     /// The lock that was given, with what it leaves out taken from the archives.
     pub(super) fn given(&self, input: &LockInput, file: &Path) -> Result<Lock> {
         let lock = self.read_given(input, file)?;
-        let completing = complete::complete(&lock, self.client, self.store, self.reporter);
+        let completing = complete::complete(&lock, &self.online.client, self.store, self.reporter);
         let completed = self.runtime.block_on(completing);
         completed.map_err(|e| self.locking.explain(e))
     }

@@ -2,12 +2,14 @@
 
 use std::{path::Path, process::ExitCode};
 
-use reqwest_middleware::ClientWithMiddleware;
 use tokio::runtime::Handle;
 
 use super::{
     args::{LockArgs, LockingArgs},
-    gate, lock_file, print, runtime,
+    gate, lock_file,
+    online::Online,
+    print, runtime,
+    target::Base,
 };
 use crate::{
     base::{BaseImage, BaseSource},
@@ -15,8 +17,8 @@ use crate::{
     error::{Error, Result},
     fetch,
     lock::{
-        self, Channels, Conditions, Lock, LockedBase, LockedEnv, LockedWheel, SolveRequest, Unmet,
-        VirtualPackages, Wanted, WantedSpec, pip::PipRequest,
+        self, Conditions, CudaTarget, Index, IndexRequest, Lock, LockedBase, LockedEnv,
+        LockedWheel, SolveRequest, Unmet, VirtualPackages, Wanted, WantedSpec, pip::PipRequest,
     },
     report::Reporter,
     spec::{ImageSpec, Spec, source::nearest},
@@ -27,7 +29,7 @@ pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
     let spec = ImageSpec::resolve(&args.env, args.overrides())?;
     super::warn_all(&spec.warnings, reporter);
     let runtime = runtime()?;
-    let channels = channels(&spec)?;
+    let online = Online::open(&spec, args.locking.offline, reporter)?;
     let update = Update {
         packages: args.update.iter().map(|name| name.to_lowercase()).collect(),
         base: args.update_base,
@@ -36,10 +38,9 @@ pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
     let locker = Locker {
         spec: &spec,
         store: &Store::open(Store::default_root()?)?,
-        client: &client(&channels, &args.locking)?,
+        online: &online,
         runtime: runtime.handle(),
         reporter,
-        channels: &channels,
         locking: &args.locking,
     };
     let path = lock_file::path_for(&args.env);
@@ -57,24 +58,6 @@ pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The channels that an environment file names, with the variables of this process.
-pub(super) fn channels(spec: &ImageSpec) -> Result<Channels> {
-    let miniconda = spec.miniconda.as_ref().map(|m| m.specs.as_slice());
-    let specs: Vec<&[Spec]> = [Some(spec.env.specs.as_slice()), miniconda]
-        .into_iter()
-        .flatten()
-        .collect();
-    Channels::resolve(&spec.env, &specs, |name| std::env::var(name).ok())
-}
-
-/// The client for channels and packages.
-pub(super) fn client(channels: &Channels, locking: &LockingArgs) -> Result<ClientWithMiddleware> {
-    lock::http_client(&lock::ClientOptions {
-        offline: locking.offline,
-        logins: channels.logins.clone(),
-    })
-}
-
 /// What `imgbuild lock` is to move.
 #[derive(Default)]
 struct Update {
@@ -87,10 +70,9 @@ struct Update {
 pub(super) struct Locker<'a> {
     pub spec: &'a ImageSpec,
     pub store: &'a Store,
-    pub client: &'a ClientWithMiddleware,
+    pub online: &'a Online,
     pub runtime: &'a Handle,
     pub reporter: &'a Reporter,
-    pub channels: &'a Channels,
     pub locking: &'a LockingArgs,
 }
 
@@ -108,6 +90,7 @@ impl Locker<'_> {
             let lock = self.given(input, env)?;
             self.gate(&lock)?;
             let base = self.load_base(Some(&lock))?;
+            self.runs_on(&lock, &base)?;
             return Ok((lock, base));
         }
         let path = lock_file::path_for(env);
@@ -115,13 +98,14 @@ impl Locker<'_> {
             self.refuse_if_locked(&path)?;
             let base = self.load_base(None)?;
             self.reporter.step(format!("No {} yet", path.display()));
-            return Ok((self.write(&path, None, base.digest, &[])?, base));
+            return Ok((self.write(&path, None, Base::loaded(&base))?, base));
         };
         let base = self.load_base(Some(&old))?;
         let stale = self.stale(&old, base.digest.as_ref())?;
         let reasons: Vec<&Unmet> = stale.packages.iter().chain(&stale.base).collect();
         let Some(first) = reasons.first() else {
             self.gate(&old)?;
+            self.runs_on(&old, &base)?;
             return Ok((old, base));
         };
         if self.locking.locked {
@@ -141,9 +125,10 @@ impl Locker<'_> {
                 base: self.locked_base(base.digest),
                 ..old.clone()
             };
+            self.runs_on(&new, &base)?;
             self.save(&path, Some(&old), &new)?
         } else {
-            self.write(&path, Some(&old), base.digest, &[])?
+            self.write(&path, Some(&old), Base::loaded(&base))?
         };
         Ok((lock, base))
     }
@@ -200,6 +185,7 @@ impl Locker<'_> {
         let pinned = kept
             .and_then(|lock| self.pin(lock))
             .filter(|_| !update.base);
+        let mut image = None;
         let digest = match (&self.spec.base, pinned) {
             (BaseSource::Registry(_), Some(pinned)) => {
                 self.say_if_moved(Some(pinned));
@@ -208,9 +194,13 @@ impl Locker<'_> {
             (BaseSource::Registry(reference), None) => {
                 Some(self.runtime.block_on(self.loader().resolve(reference))?)
             }
-            _ => self.load_base(kept)?.digest,
+            _ => image.insert(self.load_base(kept)?).digest,
         };
-        let new = self.solve_all(kept, digest, &update.packages)?;
+        let base = Base {
+            digest: digest.as_ref(),
+            image: image.as_ref(),
+        };
+        let new = self.solve_all(kept, base, &update.packages)?;
         self.save(path, old.as_ref(), &new).map(drop)
     }
 
@@ -219,25 +209,32 @@ impl Locker<'_> {
         gate::check(self.spec, lock, self.reporter)
     }
 
-    fn write(
-        &self,
-        path: &Path,
-        old: Option<&Lock>,
-        base: Option<Digest>,
-        update: &[String],
-    ) -> Result<Lock> {
-        let new = self.solve_all(old, base, update)?;
+    fn write(&self, path: &Path, old: Option<&Lock>, base: Base<'_>) -> Result<Lock> {
+        let new = self.solve_all(old, base, &[])?;
         self.save(path, old, &new)
     }
 
     /// Solves all environments, with the packages of `old` where they still fit.
-    fn solve_all(
-        &self,
-        old: Option<&Lock>,
-        base: Option<Digest>,
-        update: &[String],
-    ) -> Result<Lock> {
-        let target = self.target(old);
+    fn solve_all(&self, old: Option<&Lock>, base: Base<'_>, update: &[String]) -> Result<Lock> {
+        let cuda = self.cuda(old)?;
+        if let Some(derived) = &cuda.derived {
+            self.reporter.step(derived);
+        }
+        let index = self.index(&self.spec.env.specs)?;
+        let miniconda = match &self.spec.miniconda {
+            Some(miniconda) => Some((&miniconda.specs, self.index(&miniconda.specs)?)),
+            None => None,
+        };
+        let mut target = self.target(&cuda, old);
+        // The base is only read when something depends on it.
+        let below = miniconda.as_ref().map(|(_, index)| index);
+        let asks = [Some(&index), below]
+            .into_iter()
+            .flatten()
+            .any(|index| index.mentions("__glibc"));
+        if asks || !self.spec.env.pip.is_empty() {
+            target.glibc = Some(self.glibc(base, target.glibc)?);
+        }
         let conditions = self.conditions(&target, old)?;
         if self.locking.exclude_newer.is_none()
             && let Some(time) = conditions.exclude_newer
@@ -246,40 +243,46 @@ impl Locker<'_> {
                 "Packages after {time} do not count, as the lock says; --update-all ends that"
             ));
         }
-        let solve = |specs: &[Spec], old: Option<&LockedEnv>| {
-            let keep = old.map(|env| lock::keep(env, &self.channels.wanted, update));
-            let specs = self.channels.specs(specs);
-            let specs: Vec<_> = specs.into_iter().map(|wanted| wanted.spec).collect();
-            let request = SolveRequest {
-                channels: &self.channels.list,
-                specs: &specs,
-                platform: lock_file::PLATFORM,
-                virtual_packages: &target,
-                exclude_newer: conditions.exclude_newer,
-                keep: keep.as_deref().unwrap_or_default(),
-                channel_priority: conditions.channel_priority,
-                offline: self.locking.offline,
-            };
-            let solving = lock::solve(request, self.client.clone(), self.store);
-            let solved = self.runtime.block_on(solving);
-            solved.map_err(|e| self.locking.explain(e))
+        let solving = Solving {
+            locker: self,
+            cuda: &cuda,
+            target: &target,
+            conditions: &conditions,
+            update,
         };
+        let env = solving.run(&self.spec.env.specs, &index, old.map(|lock| &lock.env))?;
+        let keep = old.map(|lock| lock.env.wheels()).unwrap_or_default();
         let below = old.and_then(|lock| lock.miniconda.as_ref());
         Ok(Lock {
-            env: self.with_wheels(
-                solve(&self.spec.env.specs, old.map(|lock| &lock.env))?,
-                old.map(|lock| lock.env.wheels()).unwrap_or_default(),
-                update,
-                &target,
-                conditions.exclude_newer,
-            )?,
-            miniconda: match &self.spec.miniconda {
-                Some(miniconda) => Some(solve(&miniconda.specs, below)?),
+            env: self.with_wheels(env, keep, update, &target, conditions.exclude_newer)?,
+            miniconda: match &miniconda {
+                // Its Python is not torch's: nothing of it is held to the pins.
+                Some((specs, index)) => Some(
+                    Solving {
+                        cuda: &CudaTarget::default(),
+                        ..solving
+                    }
+                    .run(specs, index, below)?,
+                ),
                 None => None,
             },
-            base: self.locked_base(base),
+            base: self.locked_base(base.digest.copied()),
             conditions,
         })
+    }
+
+    /// What the channels have for these specs.
+    fn index(&self, specs: &[Spec]) -> Result<Index> {
+        let specs = self.online.channels.specs(specs);
+        let specs: Vec<_> = specs.into_iter().map(|wanted| wanted.spec).collect();
+        let request = IndexRequest {
+            channels: &self.online.channels,
+            specs: &specs,
+            platform: lock_file::PLATFORM,
+            offline: self.locking.offline,
+        };
+        let fetching = Index::fetch(request, &self.online.client, self.store);
+        self.runtime.block_on(fetching)
     }
 
     /// The pip packages over the conda ones.
@@ -303,7 +306,7 @@ impl Locker<'_> {
             keep,
             update,
             store: self.store,
-            client: self.client,
+            client: &self.online.client,
             runtime: self.runtime,
             reporter: self.reporter,
         });
@@ -334,36 +337,25 @@ impl Locker<'_> {
     }
 
     fn stale(&self, lock: &Lock, base: Option<&Digest>) -> Result<Stale> {
-        let specs = self.channels.specs(&self.spec.env.specs);
+        let specs = self.online.channels.specs(&self.spec.env.specs);
         let miniconda = self.spec.miniconda.as_ref();
         let miniconda: Option<Vec<WantedSpec>> =
-            miniconda.map(|miniconda| self.channels.specs(&miniconda.specs));
+            miniconda.map(|miniconda| self.online.channels.specs(&miniconda.specs));
         let wanted = Wanted {
-            channels: &self.channels.wanted,
+            channels: &self.online.channels.wanted,
             specs: &specs,
             miniconda: miniconda.as_deref(),
             pip: &self.spec.env.pip,
-            conditions: &self.conditions(&self.target(Some(lock)), Some(lock))?,
+            conditions: &self.conditions(
+                &self.target(&self.cuda(Some(lock))?, Some(lock)),
+                Some(lock),
+            )?,
         };
         let reference = LockedBase::reference_of(&self.spec.base);
         Ok(Stale {
             packages: lock::unmet(lock, &wanted),
             base: lock::unmet_base(lock.base.as_ref(), reference.as_deref(), base),
         })
-    }
-
-    /// What the image's machines offer; what nobody says now stays as the lock has it.
-    fn target(&self, old: Option<&Lock>) -> VirtualPackages {
-        let locked = |name| {
-            let version = old.and_then(|lock| lock.conditions.version_of(name));
-            version.map(str::to_owned)
-        };
-        VirtualPackages {
-            cuda: self.spec.cuda.clone().or_else(|| locked("__cuda")),
-            glibc: std::env::var("CONDA_OVERRIDE_GLIBC")
-                .ok()
-                .or_else(|| locked("__glibc")),
-        }
     }
 
     fn conditions(&self, target: &VirtualPackages, old: Option<&Lock>) -> Result<Conditions> {
@@ -376,7 +368,7 @@ impl Locker<'_> {
         let locked = old.and_then(|lock| lock.conditions.exclude_newer);
         Ok(Conditions {
             virtual_packages,
-            channel_priority: Default::default(),
+            channel_priority: self.online.priority,
             exclude_newer: self.locking.exclude_newer.or(locked),
             pip: lock::pip_conditions(&self.spec.env.pip),
         })
@@ -409,6 +401,46 @@ impl Locker<'_> {
             Some(place) => error.at(format!("{file}:{}:{}", place.line, place.column)),
             None => error.at(path.display()),
         }
+    }
+}
+
+/// One environment to be solved, under the conditions of all.
+#[derive(Clone, Copy)]
+struct Solving<'a> {
+    locker: &'a Locker<'a>,
+    cuda: &'a CudaTarget,
+    target: &'a VirtualPackages,
+    conditions: &'a Conditions,
+    update: &'a [String],
+}
+
+impl Solving<'_> {
+    fn run(&self, specs: &[Spec], index: &Index, old: Option<&LockedEnv>) -> Result<LockedEnv> {
+        let channels = &self.locker.online.channels;
+        let keep = old.map(|env| lock::keep(env, &channels.wanted, self.update));
+        let specs = channels.specs(specs);
+        let specs: Vec<_> = specs.into_iter().map(|wanted| wanted.spec).collect();
+        let request = SolveRequest {
+            channels,
+            specs: &specs,
+            platform: lock_file::PLATFORM,
+            virtual_packages: self.target,
+            cuda: self.cuda,
+            priority: self.conditions.channel_priority,
+            exclude_newer: self.conditions.exclude_newer,
+            keep: keep.as_deref().unwrap_or_default(),
+        };
+        lock::solve(&request, index).or_else(|refused| {
+            // What is kept may leave only builds that are not wanted any more.
+            let anew = SolveRequest {
+                keep: &[],
+                ..request
+            };
+            match request.keep.is_empty() {
+                true => Err(refused),
+                false => lock::solve(&anew, index),
+            }
+        })
     }
 }
 

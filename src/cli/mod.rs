@@ -9,9 +9,11 @@ mod init;
 mod lock;
 mod lock_base;
 mod lock_file;
+mod online;
 mod probe;
 mod push;
 mod report_file;
+mod target;
 
 use std::process::ExitCode;
 

@@ -5,6 +5,7 @@ mod channels;
 mod client;
 pub mod complete;
 mod conditions;
+mod cuda;
 mod file;
 pub mod foreign;
 mod graph;
@@ -12,22 +13,24 @@ mod header;
 pub mod pip;
 mod renew;
 mod satisfies;
+pub mod secret;
 mod solve;
-mod wanted;
 mod wheel;
 
 use rattler_conda_types::{PackageRecord, RepoDataRecord};
 
 pub use change::changes;
-pub use channels::resolve_channels;
+pub use channels::{Channels, WantedSpec};
 pub use client::{ClientOptions, http_client};
 pub use conditions::{Conditions, LockedBase, PipConditions, cutoff};
+pub use cuda::{CudaIntent, CudaTarget, CudaVersion, Flavour, cuda_intent, flavour};
 pub use file::{parse, render};
 pub use header::is_own;
 pub use renew::{Unmet, Wanted, keep, pip_conditions, unmet, unmet_base};
 pub use satisfies::WantedChannel;
-pub use solve::{SolveRequest, VirtualPackages, solve};
-pub use wanted::{Channels, WantedSpec};
+pub use solve::{
+    ASSUMED_GLIBC, Index, IndexRequest, SolveRequest, VirtualPackages, glibc_unmet, solve,
+};
 pub use wheel::LockedWheel;
 
 /// The exact packages of one environment.

@@ -1,6 +1,7 @@
 //! What names, paths and sizes may look like; every reason is a sentence for an error's `why`.
 
 use oci_spec::distribution::{ParseError, Reference};
+use rattler_solve::ChannelPriority;
 
 /// The longest prefix; conda's placeholders leave 255 characters in binary files at most.
 const MAX_PREFIX: usize = 200;
@@ -164,6 +165,16 @@ pub fn cuda(text: &str) -> Check<String> {
         Ok(text.to_owned())
     } else {
         Err("it is no CUDA version such as 12.9".into())
+    }
+}
+
+/// How channels compete (conda docs, `channel_priority`).
+pub fn priority(text: &str) -> Check<ChannelPriority> {
+    match text {
+        "strict" => Ok(ChannelPriority::Strict),
+        "flexible" => Ok(ChannelPriority::Flexible),
+        "disabled" => Ok(ChannelPriority::Disabled),
+        _ => Err("it is none of strict, flexible and disabled".into()),
     }
 }
 

@@ -34,6 +34,7 @@ const KEYS: &[&str] = &[
     "driver",
     "gpu",
     "allow",
+    "channel_priority",
     "miniconda",
     "layers",
     "pip_overwrites",
@@ -82,6 +83,9 @@ impl Reader<'_> {
             "driver" => config.fleet.driver = Some(self.checked(value, name, str::parse)?),
             "gpu" => config.fleet.gpus = self.one_or_more(value, name, str::parse)?,
             "allow" => config.fleet.allow = self.one_or_more(value, name, explain::allowable)?,
+            "channel_priority" => {
+                config.channel_priority = Some(self.checked(value, name, check::priority)?);
+            }
             "prefix" => config.prefix = Some(self.checked(value, name, check::prefix)?),
             "env" => config.env = self.pairs(value, name, check::variable)?,
             "labels" => config.labels = self.pairs(value, name, |key, _| check::label(key))?,

@@ -223,10 +223,6 @@ impl EnvYaml {
                 line: 0,
                 column: 0,
             });
-            self.warnings.push(format!(
-                "{}: no channels are named, {DEFAULT_CHANNEL} is used; write 'channels: [{DEFAULT_CHANNEL}]' to say so",
-                self.file
-            ));
         }
     }
 }

@@ -19,6 +19,8 @@ use std::{
     str::FromStr,
 };
 
+use rattler_solve::ChannelPriority;
+
 use crate::{base::BaseSource, error::Result, gate::Fleet};
 
 pub use detect::{InputKind, LOCK_LIMITS, LockChoice, LockInput, detect};
@@ -52,6 +54,8 @@ pub struct ImageSpec {
     pub prefix: String,
     /// The CUDA version that the machines which run the image offer (`__cuda`), such as `12.9`.
     pub cuda: Option<String>,
+    /// How channels compete; condarc's way, else strictly, when not chosen.
+    pub channel_priority: Option<ChannelPriority>,
     /// The Miniconda base below the environment, when there is one.
     pub miniconda: Option<MinicondaSpec>,
     /// The user to run as: `name|uid[:group|gid]`; the base image's when absent.
@@ -156,6 +160,8 @@ pub struct Overrides {
     pub prefix: Option<String>,
     /// The CUDA version of the machines that run the image.
     pub cuda: Option<String>,
+    /// How channels compete.
+    pub channel_priority: Option<ChannelPriority>,
     /// Whether there is a Miniconda base.
     pub miniconda: Option<MinicondaChoice>,
     /// The most layers that the image may have, base included.

@@ -19,6 +19,7 @@ mod plan;
 mod push;
 mod pyc;
 mod registry;
+mod solve;
 mod support;
 mod validator;
 mod wheel_install;

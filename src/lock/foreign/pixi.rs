@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    lock::{Lock, LockedEnv, LockedWheel, channels::resolve_channels, graph::MAX_PACKAGES, header},
+    lock::{Lock, LockedEnv, LockedWheel, channels::plain_urls, graph::MAX_PACKAGES, header},
     spec::{
         LOCK_LIMITS,
         source::{Source, quoted},
@@ -329,9 +329,5 @@ pub(super) fn channel_url(name: &str) -> Vec<String> {
         Ok(url) => without_secrets(&url).0.to_string(),
         Err(_) => hide_secrets(name),
     };
-    let channels = resolve_channels(&[name], Path::new("/")).unwrap_or_default();
-    channels
-        .iter()
-        .map(|channel| channel.base_url.to_string())
-        .collect()
+    plain_urls(&name)
 }

@@ -10,6 +10,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             store: imgbuild_fuzz::store().clone(),
             reporter: imgbuild_fuzz::reporter(),
             platform: Platform::linux_amd64(),
+            offline: true,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
@@ -19,7 +20,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             BaseSource::DockerArchive(path.clone()),
         ] {
             let daemon = async { Err(imgbuild::error::Error::input("no daemon")) };
-            if let Ok(image) = runtime.block_on(loader.load(&source, daemon)) {
+            if let Ok(image) = runtime.block_on(loader.load(&source, None, daemon)) {
                 let _ = BaseTree::scan(&image.layers, imgbuild_fuzz::store());
             }
         }
