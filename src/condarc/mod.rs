@@ -73,17 +73,23 @@ impl Condarc {
             for file in files(&path)? {
                 let Some(text) = read(&file)? else { continue };
                 let name = file.display().to_string();
-                merged.over(keys::parse(
-                    Source {
-                        file: &name,
-                        text: &text,
-                    },
-                    |name| env::var(name).ok(),
-                )?);
+                merged.over(Self::parse(&text, &name, |name| env::var(name).ok())?);
             }
         }
         merged.over(keys::from_variables(|name| env::var(name).ok())?);
         Ok(merged)
+    }
+
+    /// Parses one file of that name; `variable` gives the variables that its values may name.
+    ///
+    /// # Errors
+    /// With the place, when it says something that has no meaning.
+    pub fn parse(
+        text: &str,
+        file: &str,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
+        keys::parse(Source { file, text }, variable)
     }
 
     /// What a user should know, in one warning at most.

@@ -51,6 +51,38 @@ packages:
 """
 
 
+CONDA_LOCK = """version: 1
+metadata:
+  content_hash: {linux-64: x}
+  channels: [{url: conda-forge, used_env_vars: []}]
+  platforms: [linux-64]
+  sources: [environment.yml]
+package:
+- name: tzdata
+  version: 2025b
+  manager: conda
+  platform: linux-64
+  dependencies: {}
+  url: https://conda.anaconda.org/conda-forge/noarch/tzdata-2025b-h78e105d_0.conda
+  hash: {md5: 4222072737ccff51314b5ece9c7d6f5a}
+  category: main
+  optional: false
+- name: tqdm
+  version: 4.66.1
+  manager: pip
+  platform: linux-64
+  dependencies: {}
+  url: https://h/tqdm-4.66.1-py3-none-any.whl
+  hash: {sha256: 5aaa366385d716557e365f0a4e9c3fca43ba196872abbbe3d56bb610d131e192}
+  category: dev
+  optional: false
+"""
+EXPLICIT = """# platform: linux-64
+@EXPLICIT
+https://conda.anaconda.org/conda-forge/noarch/tzdata-2025b-h78e105d_0.conda#4222072737ccff51314b5ece9c7d6f5a
+"""
+
+
 def tar(files):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
@@ -140,7 +172,11 @@ def main():
     for name, data in marshalled().items():
         write("marshal", name, data)
     write("probe-output", "usual", 'IMGBUILD_PROBE_RANK {"rank": 0}\nTraceback (most recent call last):\n')
+    write("condarc", "usual", "channels: [a, defaults]\nchannel_alias: https://u:p@h/t/TK\nssl_verify: false\n"
+          "custom_channels: {a: https://h}\nproxy_servers: {https: http://p:1}\nchannel_priority: flexible\n")
     write("lock", "own", LOCK)
+    for name, text in (("own", LOCK), ("conda-lock", CONDA_LOCK), ("explicit", EXPLICIT)):
+        write("given-lock", name, text)
 
 
 if __name__ == "__main__":
