@@ -12,9 +12,9 @@ import sys
 # The standard library alone: not the current folder, whatever is in it.
 sys.path[:] = [path for path in sys.path if path]
 
-import _frozen_importlib_external as external
-import _imp
-import _thread
+import _frozen_importlib_external as external  # noqa: E402
+import _imp  # noqa: E402
+import _thread  # noqa: E402
 
 # Deep sources recurse on the C stack. Its size must not be the caller's `ulimit -s`: what compiles here, compiles
 # everywhere.

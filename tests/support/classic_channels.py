@@ -16,7 +16,8 @@ import sys
 
 KEPT = ("build", "build_number", "constrains", "depends", "features", "md5", "name", "sha256", "size", "subdir",
         "timestamp", "track_features", "version")
-VERSIONS = {"pytorch": r"1\.12\.1|1\.13\.1|2\.0\.[01]|2\.1\.0", "torchvision": r"0\.13\.1|0\.14\.1|0\.15\.[02]|0\.16\.0",
+VERSIONS = {"pytorch": r"1\.12\.1|1\.13\.1|2\.0\.[01]|2\.1\.0",
+            "torchvision": r"0\.13\.1|0\.14\.1|0\.15\.[02]|0\.16\.0",
             "torchaudio": r"0\.12\.1|0\.13\.1|2\.0\.[012]|2\.1\.0", "torchtriton": r".*", "pytorch-cuda": r".*",
             "ffmpeg": r".*", "libjpeg-turbo": r".*"}
 TIME = 1_600_000_000_000
