@@ -38,9 +38,11 @@ background+=("$!")
 while [ ! -s "$fixtures/channel.url" ] && kill -0 "$!"; do sleep 0.1; done
 channel=$(cat "$fixtures/channel.url")
 sed "s|@CHANNEL@|$channel|" "$support/envs/torch.yml" > "$project/env.yml"
-cat > "$project/imgbuild.yaml" <<'YAML'
+cat > "$project/imgbuild.yaml" <<YAML
 # The CUDA version that the target machines' driver offers: nothing here is probed for a GPU.
 cuda: "13.2"
+# A local Debian; without this line it is docker.io/library/debian:bookworm-slim.
+base: oci:$fixtures/base
 YAML
 cat > "$project/src/train.py" <<'PY'
 """What a user would train."""
@@ -56,12 +58,12 @@ export IMGBUILD_CACHE_DIR=$project/cache
 step "the demo proper, in $project"
 type_and_run cat env.yml imgbuild.yaml
 type_and_run imgbuild lock env.yml
-type_and_run imgbuild build env.yml -t train:dev --base "oci:$fixtures/base" --code src:/workspace --load
+type_and_run imgbuild build env.yml -t train:dev --code src:/workspace --load
 type_and_run docker run --rm train:dev python -c 'import torch; print(torch.__version__, torch.version.cuda)'
 type_and_run docker run --rm train:dev python /workspace/train.py
-type_and_run imgbuild build env.yml --base "oci:$fixtures/base" --code src:/workspace -o type=oci,dest=out/
+type_and_run imgbuild build env.yml --code src:/workspace -o type=oci,dest=out/
 step "the same build again: nothing to do"
-type_and_run imgbuild build env.yml -t train:dev --base "oci:$fixtures/base" --code src:/workspace --load
+type_and_run imgbuild build env.yml -t train:dev --code src:/workspace --load
 type_and_run imgbuild probe train:dev --cpu --nproc 4
 
 step "done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
