@@ -25,6 +25,7 @@ pub mod probe;
 pub mod pyc;
 pub mod registry;
 pub mod report;
+pub mod secret;
 pub mod sink;
 pub mod spec;
 pub mod store;

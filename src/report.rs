@@ -4,7 +4,7 @@ use std::{fmt::Display, io::IsTerminal, sync::Arc, time::Duration};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::lock::secret::mask;
+use crate::secret::mask;
 
 /// Where progress and warnings go. Cheap to clone; all clones share one terminal.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::{
     WantedChannel,
-    secret::{Credentials, mirror},
+    credentials::{Credentials, mirror},
 };
 use crate::{
     condarc::Condarc,
@@ -52,6 +52,8 @@ pub struct Channels {
     pub wanted: Vec<WantedChannel>,
     /// What names meant, for specs that name their channel.
     by_text: HashMap<String, Channel>,
+    /// The URLs that names for several channels stand for.
+    multi: HashMap<String, Vec<String>>,
     /// The credentials that the URLs carried.
     pub credentials: Credentials,
     /// Where files below a URL are fetched from instead.
@@ -102,7 +104,7 @@ impl Channels {
                 channels.push(&resolver, &text, spec.place())?;
             }
         }
-        channels.add_mirrors(&resolver)?;
+        channels.take_configured(&resolver)?;
         Ok(channels)
     }
 
@@ -144,8 +146,10 @@ impl Channels {
         let members = resolver.members(text);
         let name = members.is_some().then(|| text.to_owned());
         let mut channels = Vec::new();
+        let mut urls = Vec::new();
         for member in members.unwrap_or_else(|| vec![text.to_owned()]) {
             let channel = self.channel(resolver, &member)?;
+            urls.push(channel.base_url.to_string());
             if !self.has(&channel) && !channels.contains(&channel) {
                 self.wanted.push(WantedChannel {
                     url: channel.base_url.to_string(),
@@ -153,6 +157,9 @@ impl Channels {
                 });
                 channels.push(channel);
             }
+        }
+        if let Some(name) = &name {
+            self.multi.insert(name.clone(), urls);
         }
         if !channels.is_empty() {
             self.tiers.push(Tier { name, channels });
@@ -171,7 +178,11 @@ impl Channels {
         self.iter().any(|known| known.base_url == channel.base_url)
     }
 
-    fn add_mirrors(&mut self, resolver: &Resolver<'_>) -> Result<()> {
+    /// Takes what condarc says of places that nothing here names: a lock that is given may.
+    fn take_configured(&mut self, resolver: &Resolver<'_>) -> Result<()> {
+        for url in resolver.configured()? {
+            self.credentials.take(&url);
+        }
         for (name, urls) in &resolver.condarc.mirrored_channels {
             let channel = self.channel(resolver, name)?;
             let mut mirrors = Vec::new();
@@ -207,12 +218,25 @@ impl Channels {
                     spec.channel = Some(Arc::new(channel));
                 }
                 WantedSpec {
+                    from: self.places(&spec),
                     spec,
                     text: wanted.text.clone(),
                     place: wanted.place(),
                 }
             })
             .collect()
+    }
+
+    /// The URLs that a spec's channel stands for.
+    fn places(&self, spec: &MatchSpec) -> Vec<String> {
+        let Some(channel) = &spec.channel else {
+            return Vec::new();
+        };
+        let several = channel.name.as_ref().and_then(|name| self.multi.get(name));
+        match several {
+            Some(urls) => urls.clone(),
+            None => vec![channel.base_url.to_string()],
+        }
     }
 
     /// What the repodata gateway is asked for.
@@ -241,6 +265,8 @@ pub struct WantedSpec {
     pub text: String,
     /// Its place in the file.
     pub place: Place,
+    /// The URLs of the channels that it may come from; empty when it names none.
+    pub from: Vec<String>,
 }
 
 /// The URL that another tool's lock means by a channel's name; as conda resolves it without
@@ -317,6 +343,24 @@ impl Resolver<'_> {
         }
         let channel = Channel::from_str(text, &config).map_err(|e| not_one(chain(&e)))?;
         Ok(channel.base_url.url().clone().into())
+    }
+
+    /// The URLs of condarc, in which credentials may stand.
+    fn configured(&self) -> Result<Vec<Url>> {
+        let condarc = self.condarc;
+        let mut urls = Vec::new();
+        if let Some(alias) = &condarc.channel_alias {
+            urls.push(base_url(alias, "channel_alias")?);
+        }
+        for url in condarc.custom_channels.values() {
+            urls.push(base_url(url, "custom_channels")?);
+        }
+        let members = condarc.custom_multichannels.values().flatten();
+        let named = members
+            .chain(&condarc.channels)
+            .chain(&condarc.default_channels);
+        urls.extend(named.filter_map(|text| Url::parse(text).ok()));
+        Ok(urls)
     }
 
     /// The URL that a custom channel lies below; the longest name that fits counts, so that

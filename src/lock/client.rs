@@ -15,7 +15,7 @@ use reqwest::Certificate;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use url::Url;
 
-use super::{channels::Channels, secret::Credentials};
+use super::{channels::Channels, credentials::Credentials};
 use crate::{
     condarc::{Condarc, SslVerify},
     error::{Error, Result, chain},

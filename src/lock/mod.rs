@@ -5,6 +5,7 @@ mod channels;
 mod client;
 pub mod complete;
 mod conditions;
+mod credentials;
 mod cuda;
 mod file;
 pub mod foreign;
@@ -13,7 +14,6 @@ mod header;
 pub mod pip;
 mod renew;
 mod satisfies;
-pub mod secret;
 mod solve;
 mod wheel;
 

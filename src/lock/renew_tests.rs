@@ -30,8 +30,13 @@ fn lock() -> Lock {
 }
 
 fn spec(text: &str, line: usize) -> WantedSpec {
+    let spec = MatchSpec::from_str(text, ParseStrictness::Lenient).unwrap();
+    let channel = spec.channel.iter();
     WantedSpec {
-        spec: MatchSpec::from_str(text, ParseStrictness::Lenient).unwrap(),
+        from: channel
+            .map(|channel| channel.base_url.to_string())
+            .collect(),
+        spec,
         text: text.into(),
         place: Place { line, column: 5 },
     }

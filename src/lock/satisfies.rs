@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rattler_conda_types::{MatchSpec, Matches, PackageName, RepoDataRecord};
+use rattler_conda_types::{Matches, PackageName, RepoDataRecord};
 
 use super::{LockedEnv, WantedSpec, renew::Unmet};
 use crate::spec::source::Place;
@@ -29,7 +29,7 @@ pub(super) fn unsatisfied(
     unmet.extend(
         specs
             .iter()
-            .filter(|spec| !env.packages().iter().any(|r| meets(r, &spec.spec)))
+            .filter(|spec| !env.packages().iter().any(|r| meets(r, spec)))
             .map(|spec| {
                 let what = format!("no locked package meets '{}'", spec.text);
                 Unmet::at(spec.place, what)
@@ -61,10 +61,9 @@ fn channels_changed(env: &LockedEnv, channels: &[WantedChannel]) -> Option<Unmet
 /// Whether a package is one that a spec asks for, from the channel that it names.
 ///
 /// `MatchSpec` itself does not look at the channel of a record.
-fn meets(record: &RepoDataRecord, spec: &MatchSpec) -> bool {
-    let channel = spec.channel.as_ref();
-    spec.matches(record)
-        && channel.is_none_or(|c| super::channels::holds(c.base_url.as_str(), &record.url))
+fn meets(record: &RepoDataRecord, wanted: &WantedSpec) -> bool {
+    let holds = |channel: &String| super::channels::holds(channel, &record.url);
+    wanted.spec.matches(record) && (wanted.from.is_empty() || wanted.from.iter().any(holds))
 }
 
 /// The packages that nothing leads to, without those that only they need.

@@ -1,10 +1,7 @@
-//! Credentials in URLs: taken out of every URL before it is kept, sent only to where they belong,
-//! and masked in whatever is said.
-//!
-//! conda reads `https://user:password@host/channel` and `https://host/t/TOKEN/channel`
-//! (conda docs, "Using the .condarc conda configuration file", channel_alias).
+//! The credentials that URLs of the user's files carry: taken out of every URL before it is kept,
+//! and sent only to where they belong.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::collections::HashMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use percent_encoding::percent_decode_str;
@@ -13,10 +10,7 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest_middleware::RequestBuilder;
 use url::Url;
 
-/// What is shown in place of a secret.
-const MASK: &str = "***";
-/// Stands in a path before a token.
-const TOKEN: &str = "/t/";
+use crate::secret::without_token;
 
 /// A URL prefix that is asked for with a credential.
 #[derive(Clone, PartialEq, Eq)]
@@ -129,84 +123,6 @@ fn with_slash(text: &str) -> String {
     format!("{}/", text.trim_end_matches('/'))
 }
 
-/// The path without its first `/t/TOKEN`; nothing when there is none.
-fn without_token(path: &str) -> Option<String> {
-    let (start, end) = token(path)?;
-    Some(format!("{}{}", &path[..start - TOKEN.len()], &path[end..]))
-}
-
-/// Where the first token of a path starts and ends.
-fn token(path: &str) -> Option<(usize, usize)> {
-    let start = path.find(TOKEN)? + TOKEN.len();
-    let rest = path.get(start..)?;
-    let length = rest
-        .find(|c: char| c == '/' || c.is_whitespace() || "?#'\"()<>,".contains(c))
-        .unwrap_or(rest.len());
-    (length > 0).then_some((start, start + length))
-}
-
-/// Whether a URL carries a credential.
-pub fn is_secret(url: &Url) -> bool {
-    basic(url).is_some() || without_token(url.path()).is_some()
-}
-
-/// A text for people, with the user, password and token of every URL in it masked.
-pub fn mask(text: &str) -> Cow<'_, str> {
-    if !text.contains("://") {
-        return Cow::Borrowed(text);
-    }
-    let mut parts = text.split("://");
-    let mut masked = parts.next().unwrap_or_default().to_owned();
-    let mut is_file = masked.ends_with("file");
-    for part in parts {
-        masked.push_str("://");
-        match is_file {
-            true => masked.push_str(part),
-            false => push_masked(&mut masked, part),
-        }
-        is_file = part.ends_with("file");
-    }
-    Cow::Owned(masked)
-}
-
-/// Masks what follows a `://`, up to the next one.
-fn push_masked(masked: &mut String, part: &str) {
-    let end = part
-        .find(|c: char| c.is_whitespace() || "'\"<>`".contains(c))
-        .unwrap_or(part.len());
-    let (url, rest) = part.split_at(end);
-    let path = url.find(['/', '?', '#']).unwrap_or(url.len());
-    // A password may hold what should have been encoded: the last '@' before a path's end counts,
-    // and a wrong guess hides too much rather than too little.
-    let authority = match url[..path].rfind('@').or_else(|| stray_at(url)) {
-        Some(at) => {
-            masked.push_str(MASK);
-            at
-        }
-        None => 0,
-    };
-    let url = &url[authority..];
-    match token(url) {
-        Some((start, stop)) => {
-            masked.push_str(&url[..start]);
-            masked.push_str(MASK);
-            masked.push_str(&url[stop..]);
-        }
-        None => masked.push_str(url),
-    }
-    masked.push_str(rest);
-}
-
-/// An '@' behind a slash that a password holds: `user:pass/word@host`.
-fn stray_at(url: &str) -> Option<usize> {
-    let colon = url.find(':')?;
-    let port = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
-    let slash = url.find('/').unwrap_or(url.len());
-    (colon < slash && !port(&url[colon + 1..]))
-        .then(|| url.rfind('@'))
-        .flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,27 +169,6 @@ mod tests {
             "https://h.evil.example/own/x",
         ] {
             assert_eq!(login(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn texts_show_no_secret() {
-        let cases = [
-            ("nothing", "nothing"),
-            ("at https://u:s3cret@h/x: no", "at https://***@h/x: no"),
-            ("(https://s3cret@h)", "(https://***@h)"),
-            (
-                "'https://h/a/t/s3cret/c' and https://h/t/s3cret",
-                "'https://h/a/t/***/c' and https://h/t/***",
-            ),
-            ("https://u:s3/cret@h/x", "https://***@h/x"),
-            ("https://h:80/a@b", "https://h:80/a@b"),
-            ("file:///home/t/x/y", "file:///home/t/x/y"),
-            ("https://u:s3cret@h/t/s3cret/x?y", "https://***@h/t/***/x?y"),
-        ];
-        for (text, masked) in cases {
-            assert_eq!(mask(text), masked);
-            assert_eq!(mask(&mask(text)), masked, "masking twice changes nothing");
         }
     }
 }
