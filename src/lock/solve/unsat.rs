@@ -65,11 +65,15 @@ pub(super) fn explain(
     reasons: &[String],
     constraints: &[MatchSpec],
 ) -> Error {
-    let conflict = smallest(attempt, &reasons.join("\n"), constraints);
+    // Specs that conflict by themselves are explained without what was added for CUDA.
+    let own = attempt.refusal(attempt.request.specs, &[]);
+    let (reasons, constraints) = match own {
+        Some(own) => (own, &[][..]),
+        None => (reasons.join("\n"), constraints),
+    };
+    let conflict = smallest(attempt, &reasons, constraints);
     let newest: Vec<MatchSpec> = conflict.iter().map(|s| attempt.newest(s)).collect();
-    let told = attempt
-        .refusal(&newest, constraints)
-        .unwrap_or_else(|| reasons.join("\n"));
+    let told = attempt.refusal(&newest, constraints).unwrap_or(reasons);
     let lines = tidy(&told);
     let names: Vec<String> = conflict.iter().map(ToString::to_string).collect();
     let what = match names.as_slice() {

@@ -85,6 +85,8 @@ fn a_multichannel_is_one_priority() {
     assert_eq!(urls(&project), [format!("{high}/"), format!("{low}/")]);
     project.write_env("channels: [both]\ndependencies: ['both::tool']\n");
     has(&locked(&project, &[]).1, &["tool-2.0"]);
+    // The second member has it, and so the lock still answers.
+    project.ok(&["lock", "env.yml", "--locked"]);
 }
 
 #[test]
