@@ -1,5 +1,7 @@
 //! A real Docker daemon: loading, running, the daemon as a base, and what is said without one.
 
+mod reports;
+
 use std::process::Command;
 
 use super::support::{Project, env_file, fixture, run};
@@ -361,7 +363,7 @@ fn the_whole_job_with_torch() {
         "report.xml",
     ];
     let report: serde_json::Value = serde_json::from_str(&project.ok(&probe).stdout).unwrap();
-    report_files(&project);
+    reports::report_files(&project);
     assert_eq!(report["verdict"], "PASS", "{report}");
     assert_eq!(report["proves"], "software-path");
     assert_eq!(
@@ -416,76 +418,10 @@ fn the_whole_job_with_torch() {
     ]);
     slow.expect(4);
     assert!(slow.stdout.contains("[slow-scaling]"), "{}", slow.stdout);
-    on_the_host();
+    reports::on_the_host();
     assert_eq!(left_behind("it-docker:torch"), "");
     interrupted(&project);
     assert_eq!(left_behind("it-docker:torch"), "");
-}
-
-/// The report's page as a browser has it, and the JUnit XML as Python's parser does.
-fn report_files(project: &Project) {
-    let page = format!("file://{}", project.path("report.html").display());
-    let flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--dump-dom",
-        &page,
-    ];
-    let dom = run(Command::new("chromium").args(flags));
-    for text in [
-        "<h1>PASS on CPU</h1>",
-        "proves the software path, not the GPUs",
-        "All-reduce bandwidth by size",
-        "Time of each step, by rank",
-    ] {
-        assert!(dom.contains(text), "{text}: {dom}");
-    }
-    assert_eq!(dom.matches("<svg").count(), 3, "{dom}");
-    let count = "import sys, xml.etree.ElementTree as tree\n\
-                 root = tree.parse(sys.argv[1]).getroot()\n\
-                 print(root.get('failures'), len(root.findall('testsuite')))";
-    let xml = project.path("report.xml");
-    let counted = run(Command::new("python3").args(["-c", count]).arg(xml));
-    assert_eq!(counted, "0 5\n");
-}
-
-/// `--runtime host` on a machine that has torch: the image itself, as seen from inside.
-fn on_the_host() {
-    let program = format!("{}:/imgbuild:ro", env!("CARGO_BIN_EXE_imgbuild"));
-    let inside = |flags: &[&str]| {
-        let run = [
-            "run",
-            "--rm",
-            "-h",
-            "node7",
-            "-v",
-            &program,
-            "--shm-size=1g",
-        ];
-        let probe = [
-            "it-docker:torch",
-            "/imgbuild",
-            "-q",
-            "probe",
-            "--runtime",
-            "host",
-        ];
-        docker(&[&run[..], &probe[..], flags].concat())
-    };
-    let report = inside(&["--cpu", "--nproc", "2", "--format", "json"]);
-    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    assert_eq!(report["verdict"], "PASS", "{report}");
-    assert_eq!(report["proves"], "software-path");
-    assert_eq!(report["runtime"], "host");
-    assert_eq!(report["hostname"], "node7");
-    let summary = &report["summary"];
-    assert_eq!(summary["scaling"].as_array().unwrap().len(), 2, "{summary}");
-    let sizes = summary["bandwidth"].as_array().unwrap();
-    assert!(
-        sizes.iter().all(|row| row["bus_gb_s"].as_f64() > Some(0.0)),
-        "{summary}"
-    );
 }
 
 /// The packages of the project's lock: URL and sha256, sorted.
