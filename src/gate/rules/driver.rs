@@ -1,7 +1,7 @@
 //! Is the fleet's driver new enough?
 
 use super::{error, warning};
-use crate::gate::{Cuda, Driver, Facts, Finding, Target, drivers::Floors};
+use crate::gate::{Cuda, Driver, Facts, Finding, Manager, Target, drivers::Floors};
 
 pub(super) fn findings(facts: &Facts, target: &Target<'_>) -> Vec<Finding> {
     let (Some(cuda), Some(floors)) = (facts.cuda, facts.floors) else {
@@ -9,7 +9,10 @@ pub(super) fn findings(facts: &Facts, target: &Target<'_>) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     match (&target.fleet.driver, target.cuda) {
-        (Some(driver), _) => findings.extend(by_driver(driver, cuda, floors)),
+        (Some(driver), _) => {
+            let wheel = facts.torch.as_ref().map(|torch| torch.item.manager) == Some(Manager::Pip);
+            findings.extend(by_driver(driver, cuda, floors, wheel));
+        }
         (None, Some(offered)) => findings.extend(by_cuda(offered, cuda, floors)),
         (None, None) => {}
     }
@@ -20,13 +23,18 @@ pub(super) fn findings(facts: &Facts, target: &Target<'_>) -> Vec<Finding> {
     findings
 }
 
-fn by_driver(driver: &Driver, cuda: Cuda, floors: Floors) -> Option<Finding> {
+/// `wheel` is whether torch, and so the choice of CUDA, is pip's.
+fn by_driver(driver: &Driver, cuda: Cuda, floors: Floors, wheel: bool) -> Option<Finding> {
     if !driver.at_least(floors.least) {
         let message = format!(
             "driver {driver} is too old for CUDA {cuda}, which needs {} or newer",
             floors.least
         );
-        return Some(error("driver-too-old", message, older_cuda(driver, floors)));
+        return Some(error(
+            "driver-too-old",
+            message,
+            older_cuda(driver, floors, wheel),
+        ));
     }
     let toolkit = floors.toolkit?;
     if driver.at_least(toolkit) {
@@ -48,10 +56,14 @@ fn unknown(driver: &Driver, cuda: Cuda) -> Finding {
     warning("driver-unknown", message, fix)
 }
 
-fn older_cuda(driver: &Driver, floors: Floors) -> String {
+fn older_cuda(driver: &Driver, floors: Floors, wheel: bool) -> String {
     let way = match driver.offers() {
         Some(Cuda { major, .. }) if major >= 11 => {
-            format!("update the driver, or build with CUDA {major} (cuda-version={major})")
+            let pin = match wheel {
+                true => format!("a torch from PyTorch's index for CUDA {major}"),
+                false => format!("cuda-version={major}"),
+            };
+            format!("update the driver, or build with CUDA {major} ({pin})")
         }
         _ => "update the driver".to_owned(),
     };
