@@ -150,7 +150,8 @@ impl Run<'_> {
     fn compile(&self) -> Result<(String, PathBuf)> {
         let folder = private_folder(self.request.store)?;
         let constraints = folder.path().join("constraints.txt");
-        write_private(&constraints, &self.constraints()?)?;
+        let limits = self.constraints()?;
+        write_private(&constraints, &limits)?;
         // What is there before, uv takes as the versions to keep.
         let answer = folder.path().join("pylock.toml");
         write_private(&answer, &pylock::preferences(self.request.keep))?;
@@ -173,7 +174,10 @@ impl Run<'_> {
         .map(OsStr::new)
         .into();
         arguments.extend([OsStr::new("--python"), python.as_os_str()]);
-        arguments.extend([OsStr::new("--constraints"), constraints.as_os_str()]);
+        // uv warns of an empty file.
+        if !limits.trim().is_empty() {
+            arguments.extend([OsStr::new("--constraints"), constraints.as_os_str()]);
+        }
         arguments.extend([OsStr::new("--output-file"), answer.as_os_str()]);
         let cache = self.request.store.pip_dir().join("uv");
         if std::env::var_os("UV_CACHE_DIR").is_none() {
