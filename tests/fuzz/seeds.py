@@ -174,6 +174,9 @@ def main():
     write("probe-output", "usual", 'IMGBUILD_PROBE_RANK {"rank": 0}\nTraceback (most recent call last):\n')
     write("condarc", "usual", "channels: [a, defaults]\nchannel_alias: https://u:p@h/t/TK\nssl_verify: false\n"
           "custom_channels: {a: https://h}\nproxy_servers: {https: http://p:1}\nchannel_priority: flexible\n")
+    write("pylock", "usual", 'lock-version = "1.0"\ncreated-by = "uv"\n[[packages]]\nname = "a"\nversion = "1.0"\n'
+          'wheels = [{ url = "https://h/a-1.0-cp311-cp311-manylinux_2_28_x86_64.whl", size = 9, hashes = { sha256 = "'
+          + "ab" * 32 + '" } }]\n')
     write("lock", "own", LOCK)
     for name, text in (("own", LOCK), ("conda-lock", CONDA_LOCK), ("explicit", EXPLICIT)):
         write("given-lock", name, text)

@@ -6,9 +6,9 @@
 
 mod failure;
 mod installed;
-mod pylock;
-mod tags;
-mod target;
+pub mod pylock;
+pub mod tags;
+pub mod target;
 mod uv;
 
 use std::{
