@@ -3,8 +3,19 @@
 //! conda reads `https://user:password@host/channel` and `https://host/t/TOKEN/channel`
 //! (conda docs, "Using the .condarc conda configuration file", channel_alias).
 
+use url::Url;
+
 /// Stands in a path before a token.
 const TOKEN: &str = "/t/";
+
+/// The URL less its user and password.
+pub fn without_credentials(url: &Url) -> Url {
+    let mut url = url.clone();
+    // These fail for URLs that cannot have credentials, such as `file:`.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url
+}
 
 /// The path without its first `/t/TOKEN`; nothing when there is none.
 pub(crate) fn without_token(path: &str) -> Option<String> {

@@ -227,7 +227,7 @@ impl Download {
 
     /// The URL as it may be shown.
     fn shown(&self) -> Url {
-        crate::spec::pip::without_credentials(&self.url)
+        crate::secret::without_credentials(&self.url)
     }
 
     /// What a middleware refuses, such as that of `--offline`, it refuses again.

@@ -5,7 +5,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use rattler_solve::ChannelPriority;
 use url::Url;
 
-use crate::{base::BaseSource, digest::Digest, spec::PipSources};
+use crate::{base::BaseSource, digest::Digest, secret::without_credentials, spec::PipSources};
 
 /// The base image that a lock is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,10 +93,7 @@ impl PipConditions {
 
 /// A URL without user and password, and without the slash at its end that means nothing.
 pub(super) fn clean(url: &Url) -> String {
-    let mut url = url.clone();
-    // Only URLs that cannot have credentials refuse.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
+    let url = without_credentials(url);
     url.as_str().trim_end_matches('/').to_owned()
 }
 

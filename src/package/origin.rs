@@ -7,7 +7,7 @@ use rattler_conda_types::{ChannelUrl, Subdir};
 use url::Url;
 
 use super::archive::ArchiveKind;
-use crate::spec::pip::without_credentials;
+use crate::secret::without_credentials;
 
 /// The URL as it may stand in an image: without user, password, token (conda's `/t/TOKEN/`, see
 /// "Secure channels" in its docs), query and fragment.

@@ -171,12 +171,3 @@ impl PipSection {
             .collect()
     }
 }
-
-/// The URL less its user and password.
-pub fn without_credentials(url: &Url) -> Url {
-    let mut url = url.clone();
-    // These fail for URLs that cannot have credentials, such as `file:`.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url
-}

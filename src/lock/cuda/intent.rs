@@ -221,10 +221,10 @@ fn release(text: &str) -> Option<CudaVersion> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn specs(texts: &[&str]) -> Vec<Spec> {
+    pub(in crate::lock::cuda) fn specs(texts: &[&str]) -> Vec<Spec> {
         let spec = |(at, text): (usize, &&str)| Spec {
             line: at + 1,
             ..Spec::parse(text).unwrap()

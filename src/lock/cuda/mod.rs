@@ -246,15 +246,7 @@ fn built_for(torch: &RepoDataRecord, all: &[RepoDataRecord]) -> Flavour {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn specs(texts: &[&str]) -> Vec<Spec> {
-        let spec = |(at, text): (usize, &&str)| Spec {
-            line: at + 1,
-            ..Spec::parse(text).unwrap()
-        };
-        texts.iter().enumerate().map(spec).collect()
-    }
+    use super::{intent::tests::specs, *};
 
     #[test]
     fn what_is_given_wins_over_pins_and_is_not_told_again() {

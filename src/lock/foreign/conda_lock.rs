@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    lock::Lock,
     spec::{
         LOCK_LIMITS,
         source::{Source, quoted},
@@ -74,14 +73,7 @@ pub(super) fn parse(reading: &Reading<'_>) -> Result<Given> {
             reading.platform
         )));
     }
-    let warnings = found.warnings(reading);
-    Ok(Given {
-        lock: Lock {
-            env: found.finish(reading)?,
-            ..Lock::default()
-        },
-        warnings,
-    })
+    found.given(reading)
 }
 
 /// `main` and the chosen ones, which must be in the lock.

@@ -9,10 +9,7 @@ use super::{
     origin::{Checked, Origin, Refusal, refusal},
     wheel,
 };
-use crate::{
-    error::{Error, Result},
-    lock::Lock,
-};
+use crate::error::{Error, Result};
 
 const HASH: &str = "write the list with hashes: conda list --explicit --sha256 (or --md5)";
 
@@ -37,14 +34,7 @@ pub(super) fn parse(reading: &Reading<'_>) -> Result<Given> {
             }
         }
     }
-    let warnings = found.warnings(reading);
-    Ok(Given {
-        lock: Lock {
-            env: found.finish(reading)?,
-            ..Lock::default()
-        },
-        warnings,
-    })
+    found.given(reading)
 }
 
 /// `# platform:` is conda's, `# pip NAME @ URL` conda-lock's; others say nothing.

@@ -158,6 +158,18 @@ impl Collected {
         Err(reading.refused(&name, line, refusal))
     }
 
+    /// The lock of a file that holds one environment.
+    fn given(self, reading: &Reading<'_>) -> Result<Given> {
+        let warnings = self.warnings(reading);
+        Ok(Given {
+            lock: Lock {
+                env: self.finish(reading)?,
+                ..Lock::default()
+            },
+            warnings,
+        })
+    }
+
     fn finish(self, reading: &Reading<'_>) -> Result<LockedEnv> {
         if self.records.is_empty() && self.wheels.is_empty() {
             return Err(Error::input(format!("{} has no packages", reading.file)));

@@ -7,9 +7,7 @@ use url::Url;
 
 use super::tags::Ranking;
 use crate::{
-    digest::Digest,
-    lock::LockedWheel,
-    spec::{env_yaml::without_dots, pip::without_credentials},
+    digest::Digest, lock::LockedWheel, secret::without_credentials, spec::env_yaml::without_dots,
 };
 
 #[derive(Deserialize)]
