@@ -69,7 +69,7 @@ pub(super) fn check_config(media_type: &str) -> Result<()> {
 
 /// How a layer's bytes are packed, by their first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
+pub(crate) enum Packing {
     Plain,
     Gzip,
     Zstd,

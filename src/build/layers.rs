@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Exit, Result},
     fetch,
     image::TopLayer,
-    layer::{DirectoryAttributes, FORMAT, build_layer},
+    layer::{self, Compression, DirectoryAttributes, build_layer},
     lock::LockedWheel,
     package::{EntrySink, Package, Survey, excluded_of, link, named},
     plan::{KeyInput, LayerPlan, Locked, PlannedLayer, layer_key},
@@ -89,7 +89,7 @@ pub(super) fn keyed<'a>(
     survey: &Survey,
 ) -> Result<Vec<(Vec<Locked<'a>>, Digest)>> {
     let input = KeyInput {
-        format: FORMAT,
+        format: &layer::format(site.compression),
         prefix: &site.prefix,
         base_folders: &site.place.folders,
         survey,
@@ -303,14 +303,16 @@ pub(super) fn state(
 pub(super) struct Code {
     pub files: CodeTree,
     pub place: Place,
+    pub compression: Compression,
 }
 
 impl Code {
     /// The key of the layer.
     pub(super) fn key(&self) -> Result<Digest> {
+        let format = layer::format(self.compression);
         let folders: Vec<_> = self.place.folders.iter().collect();
         let files = self.files.key()?.hex();
-        serde_json::to_vec(&(FORMAT, "code", files, &self.place.root, folders))
+        serde_json::to_vec(&(format, "code", files, &self.place.root, folders))
             .map(|bytes| Digest::of(&bytes))
             .map_err(|e| Error::new(Exit::Internal, "cannot make a layer key").why(e))
     }

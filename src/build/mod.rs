@@ -117,6 +117,7 @@ fn code(spec: &ImageSpec, tree: &BaseTree) -> Result<Option<Code>> {
     Ok(Some(Code {
         place: Place::resolve(tree, &code.dest)?,
         files: code::collect(&code.dir)?,
+        compression: spec.compression,
     }))
 }
 
@@ -140,6 +141,7 @@ fn sites<'a>(
             place,
             role,
             budget,
+            compression: spec.compression,
             requested: specs.iter().map(|spec| spec.text.clone()).collect(),
         })
     };

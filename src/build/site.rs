@@ -10,6 +10,7 @@ use crate::{
     digest::Digest,
     error::{Error, Exit, Result, chain},
     fetch,
+    layer::Compression,
     lock::LockedEnv,
     package::{ArchiveError, PackageInfo, Prefix, Survey, contents, place, survey},
     plan::{self, Budget, LayerPlan, Locked},
@@ -37,6 +38,8 @@ pub(super) struct Site<'a> {
     pub role: Role,
     /// How many layers it may take.
     pub budget: Budget,
+    /// What its layers are compressed with.
+    pub compression: Compression,
     /// The specs that asked for the packages, as the user wrote them.
     pub requested: Vec<String>,
 }

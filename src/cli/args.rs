@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Exit},
     explain,
     gate::{Driver, Fleet, Gpu},
+    layer::Compression,
     lock,
     sink::Output,
     spec::{CodeSpec, LockChoice, MinicondaChoice, Overrides, ProbeSpec, check, words},
@@ -204,6 +205,10 @@ pub(super) struct BuildArgs {
     /// it then.
     #[arg(long)]
     pub no_compile: bool,
+    /// What layers are compressed with: zstd, gzip or none, with a level if you like [default:
+    /// zstd:1].
+    #[arg(long, value_name = "CODEC[:LEVEL]")]
+    pub compression: Option<Compression>,
     /// The settings file [default: imgbuild.yaml beside the environment file].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -408,6 +413,7 @@ impl BuildArgs {
             layers: self.max_layers,
             pip_overwrites: self.pip_overwrites.then_some(true),
             compile: self.no_compile.then_some(false),
+            compression: self.compression,
             probe: ProbeSpec::default(),
             fleet: self.fleet.fleet(),
         }

@@ -133,7 +133,7 @@ fn make(
         reporter,
         client: &online.client,
         runtime: runtime.handle(),
-        compressors: &Compressors::new(threads),
+        compressors: &Compressors::new(threads, spec.compression),
         threads: threads.get(),
     };
     let image = build::build(spec, &lock, &base, &tools).map_err(|e| args.locking.explain(e))?;

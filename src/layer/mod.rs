@@ -1,9 +1,13 @@
 //! Entries to a layer blob: deterministic tar, diff id, parallel compression, digest.
 
+mod blob;
+mod buffers;
 mod build;
-mod gzip;
+mod compression;
+mod compressors;
 mod tar;
 
-pub use build::{FORMAT, build_layer};
-pub use gzip::Compressors;
+pub use build::{build_layer, format};
+pub use compression::Compression;
+pub use compressors::Compressors;
 pub use tar::{DirectoryAttributes, LayerTar};

@@ -39,6 +39,7 @@ const KEYS: &[&str] = &[
     "layers",
     "pip_overwrites",
     "compile",
+    "compression",
     "probe",
 ];
 
@@ -98,6 +99,7 @@ impl Reader<'_> {
             "layers" => config.layers = self.layers(value)?,
             "pip_overwrites" => config.pip_overwrites = Some(self.source.boolean(value, name)?),
             "compile" => config.compile = Some(self.source.boolean(value, name)?),
+            "compression" => config.compression = Some(self.checked(value, name, str::parse)?),
             "probe" => config.probe = self.probe(value)?,
             _ => return self.source.unknown_key(key, KEYS),
         }

@@ -21,7 +21,7 @@ use std::{
 
 use rattler_solve::ChannelPriority;
 
-use crate::{base::BaseSource, error::Result, gate::Fleet};
+use crate::{base::BaseSource, error::Result, gate::Fleet, layer::Compression};
 
 pub use detect::{InputKind, LOCK_LIMITS, LockChoice, LockInput, detect};
 pub use env_yaml::{ChannelName, EnvYaml, Spec};
@@ -79,6 +79,8 @@ pub struct ImageSpec {
     pub pip_overwrites: bool,
     /// Whether Python files are compiled for packages that ship no `.pyc`.
     pub compile: bool,
+    /// What layers are compressed with.
+    pub compression: Compression,
     /// What `imgbuild probe` runs with when flags do not say otherwise.
     pub probe: ProbeSpec,
     /// The machines that the image is for, as far as they are told.
@@ -170,6 +172,8 @@ pub struct Overrides {
     pub pip_overwrites: Option<bool>,
     /// Whether Python files are compiled for packages that ship no `.pyc`.
     pub compile: Option<bool>,
+    /// What layers are compressed with.
+    pub compression: Option<Compression>,
     /// Settings of the probe.
     pub probe: ProbeSpec,
     /// The machines that the image is for; what is allowed is added to the file's.

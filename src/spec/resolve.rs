@@ -165,6 +165,7 @@ fn over(file: Overrides, flags: Overrides) -> Overrides {
         layers: flags.layers.or(file.layers),
         pip_overwrites: flags.pip_overwrites.or(file.pip_overwrites),
         compile: flags.compile.or(file.compile),
+        compression: flags.compression.or(file.compression),
         probe: ProbeSpec {
             gpus: flags.probe.gpus.or(file.probe.gpus),
             nproc: flags.probe.nproc.or(file.probe.nproc),
@@ -205,6 +206,7 @@ fn merge(env: EnvYaml, lock: Option<LockInput>, set: Overrides) -> Result<ImageS
         layer_budget: set.layers.unwrap_or(MAX_LAYERS),
         pip_overwrites: set.pip_overwrites.unwrap_or(false),
         compile: set.compile.unwrap_or(true),
+        compression: set.compression.unwrap_or_default(),
         probe: set.probe,
         fleet: set.fleet,
         code: set.code,

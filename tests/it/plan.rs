@@ -262,7 +262,7 @@ fn build_with(
         reporter: &Reporter::stderr(true),
         client: &lock::http_client(&lock::ClientOptions::default())?,
         runtime: runtime.handle(),
-        compressors: &Compressors::new(NonZeroUsize::MIN),
+        compressors: &Compressors::new(NonZeroUsize::MIN, spec.compression),
         threads: 2,
     };
     let image = build::build(&spec, &lock, &BaseImage::scratch(), &tools)?;

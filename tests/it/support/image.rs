@@ -16,7 +16,7 @@ use super::Rootfs;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// Docker's classic stores load no more.
 const MAX_LAYERS: usize = 125;
 
@@ -35,6 +35,17 @@ pub struct Image {
     pub rootfs: Rootfs,
 }
 
+/// What a layer is packed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// A tar as it is.
+    Plain,
+    /// gzip members.
+    Gzip,
+    /// zstd frames.
+    Zstd,
+}
+
 /// A layer of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
@@ -46,6 +57,8 @@ pub struct Layer {
     pub title: String,
     /// Whether imgbuild made it; else it is the base's.
     pub ours: bool,
+    /// What it is packed with, as its media type says.
+    pub codec: Codec,
     /// The paths of its entries, in their order.
     pub entries: Vec<PathBuf>,
 }
@@ -116,9 +129,9 @@ impl Image {
                 path: blob(blobs, digest),
                 title: text(&told["created_by"]).to_owned(),
                 ours: told["comment"] == "imgbuild",
+                codec: codec(text(&descriptor["mediaType"])),
                 entries: Vec::new(),
             };
-            assert_eq!(descriptor["mediaType"], LAYER_GZIP);
             let (size, found) = layer.read_into(&mut rootfs);
             assert_eq!(descriptor["size"], size, "{digest}");
             assert_eq!(text(diff_id), format!("sha256:{found}"), "{}", layer.title);
@@ -180,7 +193,7 @@ impl Image {
 impl Layer {
     /// Whether the bytes occur anywhere in the layer's tar.
     pub fn contains(&self, needle: &[u8]) -> bool {
-        let mut tar = MultiGzDecoder::new(BufReader::new(File::open(&self.path).unwrap()));
+        let mut tar = self.tar();
         let mut window = Vec::new();
         loop {
             let keep = window.len().saturating_sub(needle.len());
@@ -199,11 +212,21 @@ impl Layer {
         }
     }
 
+    /// The tar inside; what is packed otherwise than the media type says gives an error.
+    fn tar(&self) -> Box<dyn Read> {
+        let blob = BufReader::with_capacity(1 << 20, File::open(&self.path).unwrap());
+        match self.codec {
+            Codec::Plain => Box::new(blob),
+            Codec::Gzip => Box::new(MultiGzDecoder::new(blob)),
+            Codec::Zstd => Box::new(zstd::Decoder::new(blob).unwrap()),
+        }
+    }
+
     /// Applies the layer and checks its tar; returns its size and its diff id.
     fn read_into(&mut self, rootfs: &mut Rootfs) -> (u64, String) {
-        let compressed = Sha::new(File::open(&self.path).unwrap());
-        let gzip = MultiGzDecoder::new(BufReader::with_capacity(1 << 20, compressed));
-        let mut archive = tar::Archive::new(Sha::new(gzip));
+        let (digest, size) = hash_file(&self.path);
+        assert_eq!(format!("sha256:{digest}"), self.digest);
+        let mut archive = tar::Archive::new(Sha::new(self.tar()));
         let mut seen = HashMap::new();
         let mut end = 0;
         for entry in archive.entries().unwrap() {
@@ -228,12 +251,10 @@ impl Layer {
             "more after the end of {}",
             self.title
         );
-        let (diff_id, length, gzip) = tar.finish();
+        let (diff_id, length, _) = tar.finish();
         if self.ours {
             assert_eq!(length, end + 1024, "the end of '{}'", self.title);
         }
-        let (digest, size, _) = gzip.into_inner().into_inner().finish();
-        assert_eq!(format!("sha256:{digest}"), self.digest);
         (size, diff_id)
     }
 
@@ -285,6 +306,15 @@ impl Layer {
         }
         let twice = seen.insert(path.to_owned(), header.clone());
         assert!(twice.is_none(), "{name} comes twice in '{}'", self.title);
+    }
+}
+
+fn codec(media_type: &str) -> Codec {
+    match media_type.strip_prefix(LAYER) {
+        Some("") => Codec::Plain,
+        Some("+gzip") => Codec::Gzip,
+        Some("+zstd") => Codec::Zstd,
+        _ => panic!("a layer of the type {media_type}"),
     }
 }
 

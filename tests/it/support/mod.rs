@@ -11,7 +11,7 @@ use std::{
     sync::OnceLock,
 };
 
-pub use image::{Image, hash_file, validate_layout};
+pub use image::{Codec, Image, hash_file, validate_layout};
 pub use project::{Output, Project};
 pub use rootfs::{Kind, Node, Rootfs};
 

@@ -1,0 +1,179 @@
+//! A layer's tar to its blob: cut into chunks, hashed, compressed, hashed again, written.
+//!
+//! The thread that fills the chunks goes on while another takes them, in order, through the
+//! rest; compressing is what all threads do. The bytes do not depend on how many there are.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::{
+    buffers::Buffer,
+    compressors::{CHUNK, Compressed, Compressors},
+};
+use crate::digest::Hashing;
+
+/// A chunk on its way.
+pub(super) struct Part {
+    chunk: Arc<Buffer>,
+    /// None where the chunk is written as it is.
+    compressed: Option<Compressed>,
+}
+
+/// Takes the tar and cuts it into chunks.
+pub(super) struct Chunks<'a> {
+    compressors: &'a Compressors,
+    parts: Sender<Part>,
+    filling: Option<Buffer>,
+}
+
+/// What the chunks come out of. How many are under way is bounded by the buffers there are.
+pub(super) fn chunks(compressors: &Compressors) -> (Chunks<'_>, Receiver<Part>) {
+    let (parts, out) = unbounded();
+    let chunks = Chunks {
+        compressors,
+        parts,
+        filling: None,
+    };
+    (chunks, out)
+}
+
+impl Chunks<'_> {
+    fn send(&mut self) -> io::Result<()> {
+        let Some(chunk) = self.filling.take() else {
+            return Ok(());
+        };
+        let chunk = Arc::new(chunk);
+        let compressed = match self.compressors.compression().is_none() {
+            true => None,
+            false => Some(self.compressors.compress(chunk.clone())?),
+        };
+        self.parts
+            .send(Part { chunk, compressed })
+            .map_err(|_| io::Error::other("the layer is not written any more"))
+    }
+}
+
+impl Write for Chunks<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut chunk = match self.filling.take() {
+            Some(chunk) => chunk,
+            None => self.compressors.chunk()?,
+        };
+        let taken = bytes.len().min(CHUNK - chunk.len());
+        chunk.extend_from_slice(&bytes[..taken]);
+        let full = chunk.len() == CHUNK;
+        self.filling = Some(chunk);
+        if full {
+            self.send()?;
+        }
+        Ok(taken)
+    }
+
+    /// Sends what there is: only the last chunk is a short one, so this is called at the end.
+    fn flush(&mut self) -> io::Result<()> {
+        self.send()
+    }
+}
+
+/// Writes the parts as they come.
+///
+/// # Errors
+/// When compressing or writing fails.
+pub(super) fn write_parts<W: Write>(parts: &Receiver<Part>, out: W) -> io::Result<Written<W>> {
+    let mut tar = Hashing::new(io::sink());
+    let mut out = out;
+    for Part { chunk, compressed } in parts {
+        tar.write_all(&chunk)?;
+        match compressed {
+            None => out.write_all(&chunk)?,
+            Some(compressed) => {
+                let output = compressed.recv().map_err(io::Error::other)??;
+                out.write_all(&output)?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(Written { tar, out })
+}
+
+/// A blob that is written, and the hash of the tar in it.
+pub(super) struct Written<W> {
+    pub tar: Hashing<io::Sink>,
+    pub out: W,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, num::NonZeroUsize, thread};
+
+    use super::*;
+    use crate::{base::media::Packing, digest::Digest, layer::Compression};
+
+    fn blob(bytes: &[u8], threads: usize, piece: usize, compression: Compression) -> Vec<u8> {
+        let compressors = Compressors::new(NonZeroUsize::new(threads).unwrap(), compression);
+        let (mut chunks, parts) = chunks(&compressors);
+        thread::scope(|scope| {
+            let writing = scope.spawn(move || write_parts(&parts, Vec::new()));
+            for part in bytes.chunks(piece) {
+                chunks.write_all(part).unwrap();
+            }
+            chunks.flush().unwrap();
+            drop(chunks);
+            let written = writing.join().unwrap().unwrap();
+            assert_eq!(written.tar.digest(), Digest::of(bytes));
+            written.out
+        })
+    }
+
+    #[test]
+    fn bytes_do_not_depend_on_threads_or_on_how_they_are_written() {
+        let bytes: Vec<u8> = (0..70 * CHUNK as u32 / 16 + 17)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8 & 0x1f)
+            .collect();
+        for text in ["zstd:1", "zstd:7", "gzip:1", "gzip:6", "none"] {
+            let compression: Compression = text.parse().unwrap();
+            let one = blob(&bytes, 1, 8192, compression);
+            assert!(one == blob(&bytes, 7, 1_000_003, compression), "{text}");
+            let packing = Packing::sniff(&one).unwrap();
+            assert_eq!(packing.media_type(), compression.media_type());
+            let mut back = Vec::new();
+            packing
+                .decoder(&one[..])
+                .unwrap()
+                .read_to_end(&mut back)
+                .unwrap();
+            assert!(back == bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_layer_that_cannot_be_written_does_not_keep_its_buffers() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let one = NonZeroUsize::MIN;
+        let compressors = Compressors::new(one, Compression::default());
+        // More chunks than there are buffers, time and again.
+        for _ in 0..5 {
+            let (mut chunks, parts) = chunks(&compressors);
+            thread::scope(|scope| {
+                let writing = scope.spawn(move || write_parts(&parts, Full).map(|_| ()));
+                let filled = (0..40).try_for_each(|_| chunks.write_all(&[7; CHUNK]));
+                drop(chunks);
+                let error = writing.join().unwrap().unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+                assert!(filled.is_err());
+            });
+        }
+    }
+}

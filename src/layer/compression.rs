@@ -1,0 +1,192 @@
+//! What a layer's tar is compressed with.
+
+use std::{fmt, io, io::Write, ops::RangeInclusive, str::FromStr};
+
+use flate2::write::GzEncoder;
+
+use crate::base::media;
+
+/// A codec and its level, as `--compression` takes them: `zstd`, `gzip:6`, `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compression {
+    codec: Codec,
+    level: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Codec {
+    Zstd,
+    Gzip,
+    None,
+}
+
+impl Codec {
+    const ALL: [Self; 3] = [Self::Zstd, Self::Gzip, Self::None];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+            Self::None => "none",
+        }
+    }
+
+    /// Higher ones of zstd want more memory to decompress than some engines give.
+    fn levels(self) -> RangeInclusive<u32> {
+        match self {
+            Self::Zstd => 1..=19,
+            Self::Gzip => 1..=9,
+            Self::None => 0..=0,
+        }
+    }
+}
+
+impl Default for Compression {
+    /// zstd's level 1: smaller than gzip's level 6, at ten times its speed.
+    fn default() -> Self {
+        Self {
+            codec: Codec::Zstd,
+            level: 1,
+        }
+    }
+}
+
+impl Compression {
+    /// The tar as it is.
+    pub const NONE: Self = Self {
+        codec: Codec::None,
+        level: 0,
+    };
+
+    /// The OCI media type of such layers.
+    pub fn media_type(self) -> &'static str {
+        match self.codec {
+            Codec::Zstd => media::OCI_ZSTD,
+            Codec::Gzip => media::OCI_GZIP,
+            Codec::None => media::OCI_TAR,
+        }
+    }
+
+    /// Names everything that the bytes of a compressed chunk depend on but the chunk.
+    pub(super) fn format(self) -> String {
+        match self.codec {
+            Codec::Zstd => format!(
+                "zstd-{} level-{}",
+                zstd::zstd_safe::version_string(),
+                self.level
+            ),
+            // zlib-rs is asked for no version; `LAYOUT` changes when its output does.
+            Codec::Gzip => format!("gzip level-{}", self.level),
+            Codec::None => "none".into(),
+        }
+    }
+
+    pub(super) fn is_none(self) -> bool {
+        self.codec == Codec::None
+    }
+
+    /// What one thread compresses with.
+    pub(super) fn encoder(self) -> io::Result<Encoder> {
+        Ok(match self.codec {
+            Codec::Zstd => Encoder::Zstd(zstd::bulk::Compressor::new(self.level.cast_signed())?),
+            Codec::Gzip => Encoder::Gzip(flate2::Compression::new(self.level)),
+            Codec::None => Encoder::None,
+        })
+    }
+}
+
+/// Compresses chunks, each by itself: a zstd frame (RFC 8878, 3.1) or a gzip member (RFC 1952,
+/// 2.2), several of which in a row every engine reads as one stream.
+pub(super) enum Encoder {
+    Zstd(zstd::bulk::Compressor<'static>),
+    Gzip(flate2::Compression),
+    None,
+}
+
+impl Encoder {
+    /// Writes the compressed chunk into `out`, which it empties before.
+    pub(super) fn encode(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        out.clear();
+        match self {
+            Self::Zstd(compressor) => {
+                out.reserve(zstd::zstd_safe::compress_bound(chunk.len()));
+                compressor.compress_to_buffer(chunk, out).map(|_| ())
+            }
+            Self::Gzip(level) => {
+                let mut encoder = GzEncoder::new(out, *level);
+                encoder.write_all(chunk)?;
+                encoder.finish().map(|_| ())
+            }
+            Self::None => out.write_all(chunk),
+        }
+    }
+}
+
+impl FromStr for Compression {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, level) = match text.split_once(':') {
+            Some((name, level)) => (name, Some(level)),
+            None => (text, None),
+        };
+        let known = Codec::ALL.into_iter().find(|codec| codec.name() == name);
+        let codec = known
+            .ok_or_else(|| "use zstd, gzip or none, with a level if you like: zstd:3".to_owned())?;
+        let levels = codec.levels();
+        let level = match level {
+            None => *levels.start(),
+            Some(_) if codec == Codec::None => {
+                return Err("none has no level".into());
+            }
+            Some(level) => level
+                .parse()
+                .ok()
+                .filter(|level| levels.contains(level))
+                .ok_or_else(|| {
+                    let (first, last) = (levels.start(), levels.end());
+                    format!("{name} has the levels {first} to {last}")
+                })?,
+        };
+        Ok(Self { codec, level })
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.codec {
+            Codec::None => f.write_str("none"),
+            codec => write!(f, "{}:{}", codec.name(), self.level),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_read_and_written() {
+        for (text, shown) in [
+            ("zstd", "zstd:1"),
+            ("zstd:19", "zstd:19"),
+            ("gzip", "gzip:1"),
+            ("gzip:9", "gzip:9"),
+            ("none", "none"),
+        ] {
+            assert_eq!(text.parse::<Compression>().unwrap().to_string(), shown);
+        }
+        for (text, word) in [
+            ("", "use zstd"),
+            ("lz4", "use zstd"),
+            ("zstd:0", "1 to 19"),
+            ("zstd:20", "1 to 19"),
+            ("gzip:x", "1 to 9"),
+            ("none:1", "no level"),
+        ] {
+            let error = text.parse::<Compression>().unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+        assert_eq!(Compression::default(), "zstd:1".parse().unwrap());
+    }
+}
