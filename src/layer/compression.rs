@@ -75,7 +75,7 @@ impl Compression {
                 zstd::zstd_safe::version_string(),
                 self.level
             ),
-            // zlib-rs is asked for no version; `LAYOUT` changes when its output does.
+            // flate2 tells no version of zlib-rs: a test notices when its output changes.
             Codec::Gzip => format!("gzip level-{}", self.level),
             Codec::None => "none".into(),
         }
@@ -164,6 +164,7 @@ impl fmt::Display for Compression {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
 
     #[test]
     fn texts_are_read_and_written() {
@@ -188,5 +189,23 @@ mod tests {
             assert!(error.contains(word), "{text}: {error}");
         }
         assert_eq!(Compression::default(), "zstd:1".parse().unwrap());
+    }
+
+    /// Digests must not change with a dependency unnoticed: caches and registries know layers by
+    /// keys that say nothing of it. After a wanted change, `LAYOUT` needs a new name.
+    #[test]
+    fn compressed_bytes_are_those_of_earlier_builds() {
+        let words: Vec<String> = (0..40_000_u32)
+            .map(|i| format!("{} ", i.wrapping_mul(2_654_435_761) >> (i % 23)))
+            .collect();
+        let chunk = words.concat();
+        let found = ["zstd:1", "zstd:9", "gzip:1", "gzip:6"].map(|text| {
+            let mut bytes = Vec::new();
+            let compression: Compression = text.parse().unwrap();
+            let mut encoder = compression.encoder().unwrap();
+            encoder.encode(chunk.as_bytes(), &mut bytes).unwrap();
+            format!("{} {}", compression.format(), Digest::of(&bytes))
+        });
+        insta::assert_snapshot!(found.join("\n"));
     }
 }
