@@ -22,6 +22,10 @@ use crate::{
     store::{Store, StoredImage},
 };
 
+/// Layers that are made at once at most. Each takes about 1 GB of tar a second and memory for
+/// decoding; more only help where nothing else is the limit.
+const MOST_LAYERS: usize = 8;
+
 pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     let spec = ImageSpec::resolve(&args.env, args.overrides())?;
     warn_all(&spec.warnings, reporter);
@@ -134,7 +138,7 @@ fn make(
         client: &online.client,
         runtime: runtime.handle(),
         compressors: &Compressors::new(threads, spec.compression),
-        threads: threads.get(),
+        threads: threads.get().min(MOST_LAYERS),
     };
     let image = build::build(spec, &lock, &base, &tools).map_err(|e| args.locking.explain(e))?;
     reporter.step(format!(

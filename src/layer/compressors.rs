@@ -17,9 +17,12 @@ use super::{
 /// Bytes of tar in one frame or member. Smaller ones cost ratio, larger ones memory.
 pub(super) const CHUNK: usize = 1 << 20;
 
-/// Chunks under way at one time beside two a thread. They and their compressed forms are what
-/// the layers of a build hold in memory, whatever the size of the image.
-const SPARE: usize = 16;
+/// Chunks under way at one time: two a thread and some that are filled, hashed or written, but
+/// not more than memory should hold. They and their compressed forms are what the layers of a
+/// build take of it, whatever the size of the image.
+fn buffers(threads: usize) -> usize {
+    (threads * 2 + 16).min(96)
+}
 
 /// A chunk's compressed form, to come.
 pub(super) type Compressed = Receiver<io::Result<Buffer>>;
@@ -41,7 +44,7 @@ impl Compressors {
     /// Starts that many threads.
     pub fn new(threads: NonZeroUsize, compression: Compression) -> Self {
         let (jobs, queue) = unbounded::<Job>();
-        let buffers = threads.get() * 2 + SPARE;
+        let buffers = buffers(threads.get());
         // A compressed form lives no longer than its chunk, so nobody ever waits for one of these.
         let outputs = Pool::new(buffers);
         let threads = (0..threads.get())
