@@ -10,6 +10,7 @@ pub mod build;
 pub mod cli;
 pub mod code;
 pub mod condarc;
+pub mod diff;
 pub mod digest;
 pub mod docker;
 pub mod error;

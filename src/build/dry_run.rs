@@ -1,22 +1,26 @@
 //! What a build would do, with nothing fetched and nothing built.
 
-use serde::Serialize;
-
 use super::{
     code,
+    dry_run_earlier::{Before, sending},
+    dry_run_plan::{
+        BuildPlan, LayerOutlook, LayerState, LayerTier, PackageOutlook, PlannedBase, Totals,
+    },
     dry_run_text::counted,
     environment::{check_overwrites, warn},
-    layers::{Code, Place, STATE_TITLE, keyed, packages},
+    layers::{Code, STATE_TITLE, packages},
+    recipe::{self, Known},
     site::{Site, is_here},
     sites,
 };
 use crate::{
     base::{BaseImage, tree::BaseTree},
+    diff::{LayerRecipe, Package, PackageId, Reason, Recipe, gone, reasons},
     error::Result,
     fetch,
     lock::Lock,
     package::Survey,
-    plan::{Locked, PlannedLayer, Tier},
+    plan::Locked,
     report::Reporter,
     spec::ImageSpec,
     store::Store,
@@ -27,118 +31,6 @@ const VERSION: u32 = 1;
 
 /// The layers that an unknown base image is taken to have, as the default one does.
 const ASSUMED_LAYERS: usize = 1;
-
-/// What a build would do; its JSON is described in docs/plan.md.
-#[derive(Clone, Debug, Serialize)]
-pub struct BuildPlan {
-    /// The version of this format.
-    pub version: u32,
-    /// The base image.
-    pub base: PlannedBase,
-    /// The layers over it, lowest first.
-    pub layers: Vec<LayerOutlook>,
-    /// All layers together.
-    pub totals: Totals,
-    /// What is not known, in words.
-    pub notes: Vec<String>,
-}
-
-/// The base image of a plan.
-#[derive(Clone, Debug, Serialize)]
-pub struct PlannedBase {
-    /// The image as the user named it.
-    pub image: String,
-    /// Whether it is on this machine; if not, `layers` is an assumption.
-    pub known: bool,
-    /// How many layers it has.
-    pub layers: usize,
-    /// The size of its blobs in bytes.
-    pub bytes: Option<u64>,
-}
-
-/// A layer of a plan.
-#[derive(Clone, Debug, Serialize)]
-pub struct LayerOutlook {
-    /// Where it stands.
-    pub tier: LayerTier,
-    /// The prefix of its packages; the folder of the code.
-    pub path: String,
-    /// What a person reads in `docker history`.
-    pub title: String,
-    /// What becomes of it.
-    pub state: LayerState,
-    /// The size of what goes into it, in bytes: archives as they are downloaded, code as it is.
-    pub bytes: u64,
-    /// Its packages, by name.
-    pub packages: Vec<PackageOutlook>,
-}
-
-/// A package of a plan.
-#[derive(Clone, Debug, Serialize)]
-pub struct PackageOutlook {
-    /// `conda` or `pip`.
-    pub manager: Manager,
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// The size of its archive in bytes, where that is known.
-    pub bytes: Option<u64>,
-    /// Whether its archive is on this machine.
-    pub here: bool,
-}
-
-/// Whose package it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Manager {
-    /// A conda package.
-    Conda,
-    /// A wheel.
-    Pip,
-}
-
-/// Where a layer stands in the image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LayerTier {
-    /// What conda and the wrapper need beside the packages.
-    State,
-    /// The user's code.
-    Code,
-    /// A tier of packages.
-    #[serde(untagged)]
-    Packages(Tier),
-}
-
-/// What becomes of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LayerState {
-    /// It is in the store and would be used as it is.
-    Stored,
-    /// It would be built.
-    ToBuild,
-    /// Whether it would be built is only known once everything is on this machine.
-    Unknown,
-}
-
-/// All layers of a plan together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Totals {
-    /// Layers of the image, the base's included.
-    pub layers: usize,
-    /// Packages.
-    pub packages: usize,
-    /// The size of all archives and of the code, in bytes.
-    pub bytes: u64,
-    /// Packages whose size nobody knows yet; they count as 0 bytes.
-    pub packages_of_unknown_size: usize,
-    /// Packages that would be downloaded: those of layers that are not stored.
-    pub download_packages: usize,
-    /// Their size in bytes, the base image's not included.
-    pub download_bytes: u64,
-}
 
 /// Plans a build. Packages are only opened when all of them are in the store; a base image is
 /// given when it is on this machine.
@@ -161,7 +53,8 @@ pub fn dry_run(
     let mut planner = Planner {
         base_known: base.is_some(),
         store,
-        layers: Vec::new(),
+        recipe: Recipe::default(),
+        drafts: Vec::new(),
         unsurveyed: false,
     };
     for site in sites(spec, lock, base_layers, &tree)? {
@@ -172,19 +65,30 @@ pub fn dry_run(
         }
         planner.site(&site, survey.as_ref())?;
     }
-    planner.top(&spec.prefix, code)?;
-    let base = PlannedBase {
+    let code = code.map(|code| planner.code(&code)).transpose()?;
+    let before = Before::find(spec, store);
+    let mut layers = planner.package_layers(before.as_ref());
+    layers.push(state(&spec.prefix));
+    layers.extend(code.map(|draft| planner.finish(draft, before.as_ref())));
+    let planned_base = PlannedBase {
         image: spec.base.to_string(),
         known: base.is_some(),
         layers: base_layers,
         bytes: base.map(|base| base.layers.iter().map(|layer| layer.size).sum()),
     };
-    let totals = totals(&base, &planner.layers);
+    let totals = totals(&planned_base, &layers);
     Ok(BuildPlan {
         version: VERSION,
-        notes: notes(&base, &totals, planner.unsurveyed),
-        base,
-        layers: planner.layers,
+        notes: notes(&planned_base, &totals, planner.unsurveyed),
+        base: planned_base,
+        gone: before
+            .as_ref()
+            .and_then(|before| before.recipe.as_ref())
+            .map(|old| gone(old, &planner.recipe))
+            .unwrap_or_default(),
+        sending: sending(base, &layers, before.as_ref()),
+        compared_with: before.map(|before| before.earlier),
+        layers,
         totals,
     })
 }
@@ -204,107 +108,144 @@ fn surveyed(site: &Site<'_>, store: &Store) -> Result<Option<Survey>> {
     Ok(Some(site.open(store, threads)?.0))
 }
 
+/// A layer before it is known what the others are made of.
+struct Draft {
+    /// Where its recipe is.
+    index: usize,
+    tier: LayerTier,
+    bytes: u64,
+    packages: Vec<PackageOutlook>,
+}
+
 struct Planner<'a> {
     base_known: bool,
     store: &'a Store,
-    layers: Vec<LayerOutlook>,
+    recipe: Recipe,
+    drafts: Vec<Draft>,
     unsurveyed: bool,
 }
 
 impl Planner<'_> {
     fn site(&mut self, site: &Site<'_>, survey: Option<&Survey>) -> Result<()> {
         let plan = site.plan(survey);
-        let known = survey.filter(|_| self.base_known);
         self.unsurveyed |= survey.is_none();
-        let states = match known {
-            None => vec![LayerState::Unknown; plan.layers.len()],
-            Some(survey) => keyed(site, &plan, survey)?
-                .iter()
-                .map(|(_, key)| match self.store.built_layer(key) {
-                    Some(_) => LayerState::Stored,
-                    None => LayerState::ToBuild,
-                })
-                .collect(),
+        let known = Known {
+            survey,
+            base: self.base_known,
         };
-        for (planned, state) in plan.layers.iter().zip(states) {
-            let layer = self.layer(site, planned, survey, state);
-            self.layers.push(layer);
+        let recipes = recipe::of_site(site, &plan, &known)?;
+        for (planned, recipe) in plan.layers.iter().zip(recipes) {
+            let outlook = |package| self.package(site, package, survey);
+            let packages: Vec<_> = packages(site, planned).into_iter().map(outlook).collect();
+            let draft = Draft {
+                index: self.recipe.layers.len(),
+                tier: LayerTier::Packages(planned.tier),
+                bytes: packages.iter().filter_map(|package| package.bytes).sum(),
+                packages,
+            };
+            self.recipe.layers.push(recipe);
+            self.drafts.push(draft);
         }
         Ok(())
     }
 
-    fn layer(
-        &self,
-        site: &Site<'_>,
-        planned: &PlannedLayer,
-        survey: Option<&Survey>,
-        state: LayerState,
-    ) -> LayerOutlook {
-        let packages = packages(site, planned)
-            .into_iter()
-            .map(|package| self.package(package, survey))
-            .collect::<Vec<_>>();
-        LayerOutlook {
-            tier: LayerTier::Packages(planned.tier),
-            path: site.prefix.path.clone(),
-            title: planned.title.clone(),
-            state,
-            bytes: packages.iter().filter_map(|package| package.bytes).sum(),
-            packages,
-        }
-    }
-
-    fn package(&self, package: Locked<'_>, survey: Option<&Survey>) -> PackageOutlook {
-        let measured = survey.and_then(|survey| survey.sizes.get(&package.id()).copied());
-        let bytes = measured.or(package.size());
-        let here = is_here(package, self.store);
-        match package {
-            Locked::Conda(record) => PackageOutlook {
-                manager: Manager::Conda,
-                name: record.package_record.name.as_normalized().to_owned(),
-                version: record.package_record.version.to_string(),
-                bytes,
-                here,
-            },
-            Locked::Wheel(wheel) => PackageOutlook {
-                manager: Manager::Pip,
-                name: wheel.name.clone(),
-                version: wheel.version.clone(),
-                bytes,
-                here,
-            },
-        }
-    }
-
-    /// The layers that are no package's.
-    fn top(&mut self, prefix: &str, code: Option<Code>) -> Result<()> {
-        let layer = |tier, path: &str, title: String, state, bytes| LayerOutlook {
-            tier,
-            path: path.to_owned(),
-            title,
-            state,
-            bytes,
+    fn code(&mut self, code: &Code) -> Result<Draft> {
+        let draft = Draft {
+            index: self.recipe.layers.len(),
+            tier: LayerTier::Code,
+            bytes: code.files.size(),
             packages: Vec::new(),
         };
-        let state = layer(
-            LayerTier::State,
-            prefix,
-            STATE_TITLE.into(),
-            LayerState::ToBuild,
-            0,
-        );
-        self.layers.push(state);
-        let Some(code) = code else { return Ok(()) };
-        let state = match (self.base_known, self.store.built_layer(&code.key()?)) {
-            (false, _) => LayerState::Unknown,
-            (true, Some(_)) => LayerState::Stored,
-            (true, None) => LayerState::ToBuild,
+        let recipe = recipe::of_code(code, self.base_known)?;
+        self.recipe.layers.push(recipe);
+        Ok(draft)
+    }
+
+    fn package(
+        &self,
+        site: &Site<'_>,
+        package: Locked<'_>,
+        survey: Option<&Survey>,
+    ) -> PackageOutlook {
+        let measured = survey.and_then(|survey| survey.sizes.get(&package.id()).copied());
+        let PackageId { manager, name, .. } = PackageId::of(site.area(), package);
+        let here = is_here(package, self.store);
+        let package = Package::of(package);
+        PackageOutlook {
+            manager,
+            name,
+            version: package.version,
+            build: package.build,
+            channel: package.channel,
+            sha256: package.sha256,
+            bytes: measured.or(package.size),
+            here,
+        }
+    }
+
+    fn package_layers(&mut self, before: Option<&Before>) -> Vec<LayerOutlook> {
+        let drafts = std::mem::take(&mut self.drafts);
+        let finish = |draft| self.finish(draft, before);
+        drafts.into_iter().map(finish).collect()
+    }
+
+    fn finish(&self, draft: Draft, before: Option<&Before>) -> LayerOutlook {
+        let recipe = self.recipe.layers.get(draft.index);
+        let key = recipe.and_then(|recipe| recipe.key);
+        let built = key.and_then(|key| self.store.built_layer(&key));
+        let state = match (key, &built) {
+            (None, _) => LayerState::Unknown,
+            (Some(_), Some(_)) => LayerState::Stored,
+            (Some(_), None) => LayerState::ToBuild,
         };
-        let Place { root, .. } = &code.place;
-        let (path, bytes) = (format!("/{root}"), code.files.size());
-        self.layers
-            .push(layer(LayerTier::Code, &path, code.title(), state, bytes));
-        Ok(())
+        let in_earlier = built
+            .as_ref()
+            .zip(before)
+            .is_some_and(|(built, before)| before.has(&built.digest));
+        let why = match (state, before) {
+            (LayerState::Stored, None) => Vec::new(),
+            _ if in_earlier => Vec::new(),
+            _ => self.why(draft.index, before),
+        };
+        let said = |say: fn(&LayerRecipe) -> &String| recipe.map(say).cloned().unwrap_or_default();
+        LayerOutlook {
+            tier: draft.tier,
+            path: said(|recipe| &recipe.path),
+            title: said(|recipe| &recipe.title),
+            state,
+            key,
+            why,
+            blob_bytes: built.as_ref().map(|built| built.size),
+            in_earlier,
+            bytes: draft.bytes,
+            packages: draft.packages,
+        }
+    }
+
+    fn why(&self, index: usize, before: Option<&Before>) -> Vec<Reason> {
+        match before {
+            None => vec![Reason::First],
+            Some(before) => match &before.recipe {
+                Some(old) => reasons(old, &self.recipe, index),
+                None => Vec::new(),
+            },
+        }
+    }
+}
+
+/// The layer that is no package's and no code.
+fn state(prefix: &str) -> LayerOutlook {
+    LayerOutlook {
+        tier: LayerTier::State,
+        path: prefix.to_owned(),
+        title: STATE_TITLE.into(),
+        state: LayerState::ToBuild,
+        key: None,
+        why: vec![Reason::Always],
+        blob_bytes: None,
+        in_earlier: false,
+        bytes: 0,
+        packages: Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::dry_run::{BuildPlan, LayerState, PlannedBase, Totals};
+use super::dry_run_plan::{BuildPlan, LayerOutlook, LayerState, PlannedBase, Sending, Totals};
 use crate::report::human_bytes;
 
 /// `1 layer`, `2 layers`.
@@ -21,7 +21,56 @@ impl fmt::Display for LayerState {
     }
 }
 
-/// One line a layer, lowest first, then the totals.
+/// How many reasons a person reads of one layer.
+const REASONS: usize = 6;
+
+/// The reasons, a line each, below the title.
+fn why(f: &mut fmt::Formatter<'_>, layer: &LayerOutlook) -> fmt::Result {
+    for reason in layer.why.iter().take(REASONS) {
+        writeln!(f, "{:19}  {reason}", "")?;
+    }
+    match layer.why.len().saturating_sub(REASONS) {
+        0 => Ok(()),
+        more => writeln!(f, "{:19}and {more} more", ""),
+    }
+}
+
+impl BuildPlan {
+    /// What a push or a load would send, in one line.
+    fn sent(&self) -> String {
+        let Sending {
+            layers,
+            bytes,
+            estimated_layers,
+            estimated_bytes,
+            there_layers,
+            there_bytes,
+        } = self.sending;
+        let mut text = format!(
+            "send    {:>9}  {}",
+            human_bytes(bytes),
+            counted(layers, "layer")
+        );
+        if estimated_layers > 0 {
+            text.push_str(&format!(
+                ", {} of that an estimate: the archives of {}",
+                human_bytes(estimated_bytes),
+                counted(estimated_layers, "layer")
+            ));
+        }
+        match &self.compared_with {
+            None => text.push_str("; first build: no earlier image is known"),
+            Some(earlier) => text.push_str(&format!(
+                "; {} has the other {there_layers}, {}",
+                earlier.name,
+                human_bytes(there_bytes)
+            )),
+        }
+        text
+    }
+}
+
+/// One line a layer, lowest first, and why; then the totals.
 impl fmt::Display for BuildPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let PlannedBase {
@@ -40,6 +89,12 @@ impl fmt::Display for BuildPlan {
                 bytes => human_bytes(bytes),
             };
             writeln!(f, "{:8}{bytes:>9}  {}", layer.state, layer.title)?;
+            if self.compared_with.is_some() {
+                why(f, layer)?;
+            }
+        }
+        for title in &self.gone {
+            writeln!(f, "gone               {title}")?;
         }
         let Totals {
             layers,
@@ -58,6 +113,7 @@ impl fmt::Display for BuildPlan {
             human_bytes(download_bytes),
             counted(download_packages, "package")
         )?;
+        write!(f, "\n{}", self.sent())?;
         for note in &self.notes {
             write!(f, "\nnote: {note}")?;
         }

@@ -302,6 +302,8 @@ pub(super) fn state(
 /// The user's code, where it goes.
 pub(super) struct Code {
     pub files: CodeTree,
+    /// Of all of the files; reading them takes a while.
+    pub hash: Digest,
     pub place: Place,
     pub compression: Compression,
 }
@@ -311,8 +313,7 @@ impl Code {
     pub(super) fn key(&self) -> Result<Digest> {
         let format = layer::format(self.compression);
         let folders: Vec<_> = self.place.folders.iter().collect();
-        let files = self.files.key()?.hex();
-        serde_json::to_vec(&(format, "code", files, &self.place.root, folders))
+        serde_json::to_vec(&(format, "code", self.hash.hex(), &self.place.root, folders))
             .map(|bytes| Digest::of(&bytes))
             .map_err(|e| Error::new(Exit::Internal, "cannot make a layer key").why(e))
     }

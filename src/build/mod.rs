@@ -1,10 +1,13 @@
 //! Executing a build: plans to layers to an image. The one place where the stages meet.
 
 mod dry_run;
+mod dry_run_earlier;
+mod dry_run_plan;
 mod dry_run_text;
 mod environment;
 mod layers;
 mod parallel;
+mod recipe;
 mod site;
 mod state;
 mod wheels;
@@ -14,7 +17,11 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 use reqwest_middleware::ClientWithMiddleware;
 use tokio::runtime::Handle;
 
-pub use dry_run::{BuildPlan, dry_run};
+pub use dry_run::dry_run;
+pub use dry_run_plan::{
+    BuildPlan, Earlier, LayerOutlook, LayerState, LayerTier, PackageOutlook, PlannedBase, Sending,
+    Totals,
+};
 pub use environment::Environment;
 
 use crate::{
@@ -97,6 +104,7 @@ pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>)
             created,
         })
         .collect();
+    let recipe = recipe::of_image(&environments, code.as_ref())?;
     top.push(layers::state(&states, wrapper.is_some(), tools)?);
     if let Some(code) = code {
         top.push(code.build(tools)?);
@@ -106,6 +114,7 @@ pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>)
     let image = image::assemble(base, &top, &settings)?;
     tools.store.put_blob(&image.config)?;
     tools.store.put_blob(&image.manifest)?;
+    recipe::keep(&image, &recipe, tools.store)?;
     Ok(image)
 }
 
@@ -114,9 +123,11 @@ fn code(spec: &ImageSpec, tree: &BaseTree) -> Result<Option<Code>> {
     let Some(code) = &spec.code else {
         return Ok(None);
     };
+    let files = code::collect(&code.dir)?;
     Ok(Some(Code {
         place: Place::resolve(tree, &code.dest)?,
-        files: code::collect(&code.dir)?,
+        hash: files.key()?,
+        files,
         compression: spec.compression,
     }))
 }

@@ -1,6 +1,6 @@
 //! `imgbuild build`.
 
-use std::{num::NonZeroUsize, process::ExitCode, thread};
+use std::{num::NonZeroUsize, path::Path, process::ExitCode, thread};
 
 use super::{
     args::{BuildArgs, Format},
@@ -159,7 +159,8 @@ fn keep(image: &Image, spec: &ImageSpec, store: &Store) -> Result<()> {
             size: image.manifest.len() as u64,
         })?;
     }
-    Ok(())
+    let env = Path::new(&spec.env.file);
+    store.put_last_build(env, image.digest, image.manifest.len() as u64)
 }
 
 fn write_output(image: &Image, spec: &ImageSpec, output: &Output, store: &Store) -> Result<()> {

@@ -9,6 +9,8 @@
 //! aliases/md5/<hex>    the sha256 of a package archive, by its md5
 //! surveys/<key>.json   what a set of packages means for an environment
 //! images/<name>.json   image reference -> manifest descriptor
+//! recipes/<hex>.json   what an image was made of, by the digest of its manifest
+//! builds/<path>.json   environment file -> manifest descriptor of what was built of it last
 //! bases/<name>.json    what a base image was when it was last loaded
 //! pip/                 what uv keeps, and the stand-ins that it is given
 //! pyc/<key>            compiled Python files of a package
@@ -22,6 +24,7 @@
 //! run removes when the process that wrote it is gone.
 
 mod blobs;
+mod history;
 mod pyc;
 mod records;
 
@@ -57,6 +60,8 @@ impl Store {
             "layers",
             "surveys",
             "images",
+            "recipes",
+            "builds",
             "bases",
             "pip",
             "pyc",

@@ -148,7 +148,7 @@ impl Store {
         self.root().join("images").join(name + ".json")
     }
 
-    fn write_json(&self, path: &std::path::Path, value: &impl Serialize) -> Result<()> {
+    pub(super) fn write_json(&self, path: &std::path::Path, value: &impl Serialize) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(value)
             .map_err(|e| Error::new(crate::error::Exit::Internal, "cannot write JSON").why(e))?;
         self.write_file(path, &bytes)
@@ -156,6 +156,6 @@ impl Store {
 }
 
 /// A record that is missing or unreadable is one that was never written: it is made again.
-fn read_json<T: DeserializeOwned>(path: &std::path::Path) -> Option<T> {
+pub(super) fn read_json<T: DeserializeOwned>(path: &std::path::Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }

@@ -1,0 +1,92 @@
+//! The image that a plan is compared with.
+
+use std::{collections::BTreeSet, path::Path};
+
+use super::dry_run_plan::{Earlier, LayerOutlook, Sending};
+use crate::{
+    base::BaseImage,
+    diff::Recipe,
+    digest::Digest,
+    image::Manifest,
+    spec::ImageSpec,
+    store::{Store, StoredImage},
+};
+
+/// An image that was built before.
+pub(super) struct Before {
+    /// How it was found.
+    pub earlier: Earlier,
+    /// What its layers were made of.
+    pub recipe: Option<Recipe>,
+    /// The digests of its layers.
+    blobs: BTreeSet<Digest>,
+}
+
+impl Before {
+    /// The image that a tag names now; else what was built of the environment file last.
+    pub fn find(spec: &ImageSpec, store: &Store) -> Option<Self> {
+        let mut tags = spec.tags.iter();
+        let tagged = tags.find_map(|tag| Self::read(tag.clone(), store.image(tag)?, store));
+        tagged.or_else(|| {
+            let file = &spec.env.file;
+            let last = store.last_build(Path::new(file))?;
+            Self::read(format!("the last build of {file}"), last, store)
+        })
+    }
+
+    fn read(name: String, image: StoredImage, store: &Store) -> Option<Self> {
+        let bytes = store.read_blob(&image.manifest).ok()?;
+        let manifest = Manifest::parse(&bytes).ok()?;
+        let recipe: Option<Recipe> = store.recipe(&image.manifest);
+        Some(Self {
+            earlier: Earlier {
+                name,
+                digest: image.manifest,
+                known: recipe.is_some(),
+            },
+            recipe,
+            blobs: manifest.layers.iter().map(|layer| layer.digest).collect(),
+        })
+    }
+
+    /// Whether the image has this blob.
+    pub fn has(&self, blob: &Digest) -> bool {
+        self.blobs.contains(blob)
+    }
+}
+
+/// What a push would send.
+pub(super) fn sending(
+    base: Option<&BaseImage>,
+    layers: &[LayerOutlook],
+    before: Option<&Before>,
+) -> Sending {
+    let mut sending = Sending::default();
+    let base = base.map(|base| base.layers.as_slice()).unwrap_or_default();
+    for layer in base {
+        let there = before.is_some_and(|before| before.has(&layer.digest));
+        sending.add(layer.size, there);
+    }
+    for layer in layers {
+        match layer.blob_bytes {
+            Some(bytes) => sending.add(bytes, layer.in_earlier),
+            None => {
+                sending.add(layer.bytes, false);
+                sending.estimated_layers += 1;
+                sending.estimated_bytes += layer.bytes;
+            }
+        }
+    }
+    sending
+}
+
+impl Sending {
+    fn add(&mut self, bytes: u64, there: bool) {
+        let (layers, sum) = match there {
+            true => (&mut self.there_layers, &mut self.there_bytes),
+            false => (&mut self.layers, &mut self.bytes),
+        };
+        *layers += 1;
+        *sum += bytes;
+    }
+}
