@@ -15,6 +15,8 @@ pub enum Exit {
     ProbeFailed = 4,
     /// The probe could not be started.
     ProbeNotRun = 5,
+    /// `imgbuild diff --exit-code` found a difference.
+    Different = 6,
     /// Stopped by Ctrl-C or SIGTERM.
     Interrupted = 130,
 }

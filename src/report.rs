@@ -149,6 +149,12 @@ pub fn human_bytes(bytes: u64) -> String {
     }
 }
 
+/// `1 layer`, `2 layers`.
+pub fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

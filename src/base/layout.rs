@@ -25,7 +25,7 @@ pub(super) fn load(
     platform: &Platform,
 ) -> Result<BaseImage> {
     let place = |error: Error| error.at(files.place());
-    let (digest, manifest) = find(files, tag, platform).map_err(place)?;
+    let (digest, manifest, document) = find(files, tag, platform).map_err(place)?;
     let mut layers = manifest.layers().map_err(place)?;
     let config = blob_document(files, &manifest.config.digest()?)?;
     let (config, diff_ids) = manifest::read_config(&config, platform).map_err(place)?;
@@ -33,11 +33,18 @@ pub(super) fn load(
         let name = blob_name(&layer.digest);
         import(files, &name, (&layer.digest, layer.size), store, reporter)?;
     }
+    // Kept, for its annotations say what the layers were made of.
+    store.put_blob(&document)?;
     media::correct(&mut layers, store, reporter).map_err(place)?;
     manifest::assemble(config, layers, diff_ids, digest).map_err(place)
 }
 
-fn find(files: &dyn Files, tag: Option<&str>, platform: &Platform) -> Result<(Digest, Manifest)> {
+/// The manifest of an image: its digest, itself, and its bytes.
+fn find(
+    files: &dyn Files,
+    tag: Option<&str>,
+    platform: &Platform,
+) -> Result<(Digest, Manifest, Vec<u8>)> {
     let index = document(files, "index.json")
         .map_err(|e| e.hint("an OCI image layout has an index.json: is this one?"))?;
     let Document::Index(mut entries) = Document::parse(&index)? else {
@@ -47,8 +54,9 @@ fn find(files: &dyn Files, tag: Option<&str>, platform: &Platform) -> Result<(Di
     for depth in 0..MAX_DEPTH {
         let chosen: &Descriptor = manifest::choose(&entries, platform, tag, depth == 0)?;
         let digest = chosen.digest()?;
-        match Document::parse(&blob_document(files, &digest)?)? {
-            Document::Manifest(manifest) => return Ok((digest, manifest)),
+        let bytes = blob_document(files, &digest)?;
+        match Document::parse(&bytes)? {
+            Document::Manifest(manifest) => return Ok((digest, manifest, bytes)),
             Document::Index(nested) => entries = nested,
         }
         // Names stand in the top index only.

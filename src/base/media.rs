@@ -140,6 +140,18 @@ pub(super) fn sniff_blob(store: &Store, digest: &Digest) -> Result<Packing> {
         .map_err(|e| e.at(format!("layer {digest}")))
 }
 
+/// The tar inside a layer of the store, whatever its compression.
+///
+/// # Errors
+/// When it cannot be read, or is of a compression that is refused.
+pub fn open_layer(store: &Store, digest: &Digest) -> Result<Box<dyn Read>> {
+    let packing = sniff_blob(store, digest)?;
+    let packed = io::BufReader::with_capacity(256 << 10, store.open_blob(digest)?);
+    packing
+        .decoder(packed)
+        .map_err(|e| Error::io("read", store.blob_path(digest), e))
+}
+
 /// Corrects media types that do not say what the blobs are: engines trust the declared type (a
 /// gzip layer declared as a tar fails in containerd), and imgbuild declares them anew.
 ///

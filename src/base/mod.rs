@@ -170,6 +170,36 @@ impl Loader {
         })
     }
 
+    /// As [`Loader::load`], but the layers of a registry's image need not be in the store
+    /// afterwards: [`Loader::fetch`] brings those that are wanted.
+    ///
+    /// # Errors
+    /// As [`Loader::load`].
+    pub async fn describe(
+        &self,
+        source: &BaseSource,
+        docker: impl Future<Output = Result<bollard::Docker>>,
+    ) -> Result<BaseImage> {
+        match source {
+            BaseSource::Registry(reference) => registry::describe(reference, self).await,
+            _ => self.load(source, None, docker).await,
+        }
+    }
+
+    /// Brings layers of an image that was described into the store.
+    ///
+    /// # Errors
+    /// When they are not there and cannot be fetched.
+    pub async fn fetch(&self, source: &BaseSource, layers: &[BaseLayer]) -> Result<()> {
+        let missing = |layer: &BaseLayer| !self.store.has_blob(&layer.digest, layer.size);
+        match source {
+            BaseSource::Registry(reference) if layers.iter().any(missing) => {
+                registry::fetch_some(reference, layers, self).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The digest that [`Loader::load`] would give a registry's image now; no layer is fetched.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use oci_client::{Reference, RegistryOperation, manifest::OciDescriptor};
 
 use super::{
-    BaseImage, Loader,
+    BaseImage, BaseLayer, Loader,
     files::{damaged, label},
     manifest::{self, Descriptor, Document, LayerBlob, MAX_DEPTH, MAX_DOCUMENT, Manifest},
     media,
@@ -58,6 +58,45 @@ async fn pull_from(remote: &Remote, pin: Option<&Digest>, loader: &Loader) -> Re
     manifest::read_config(&config, &loader.platform).map_err(place)?;
     fetch_layers(remote, &layers, loader).await?;
     finish(&name, (digest, &manifest), &config, loader)
+}
+
+/// What an image is, without its layers.
+///
+/// # Errors
+/// As [`pull`], but for the layers.
+pub(super) async fn describe(reference: &str, loader: &Loader) -> Result<BaseImage> {
+    let remote = connect(reference, loader).await?;
+    let name = remote.reference().whole();
+    let place = |error: Error| error.at(&name);
+    let (digest, manifest) = find(&remote, None, loader).await?;
+    let layers = manifest.layers().map_err(place)?;
+    let config = config(&remote, &manifest.config, loader).await?;
+    let (config, diff_ids) = manifest::read_config(&config, &loader.platform).map_err(place)?;
+    let image = manifest::assemble(config, layers, diff_ids, digest).map_err(place)?;
+    Ok(BaseImage {
+        name: Some(name.clone()),
+        ..image
+    })
+}
+
+/// Fetches some layers of an image.
+///
+/// # Errors
+/// When the registry cannot be reached, refuses, or sends other bytes than it should.
+pub(super) async fn fetch_some(
+    reference: &str,
+    layers: &[BaseLayer],
+    loader: &Loader,
+) -> Result<()> {
+    let blobs: Vec<LayerBlob> = layers
+        .iter()
+        .map(|layer| LayerBlob {
+            digest: layer.digest,
+            size: layer.size,
+            media_type: layer.media_type.clone(),
+        })
+        .collect();
+    fetch_layers(&connect(reference, loader).await?, &blobs, loader).await
 }
 
 /// The digest of the manifest that a reference leads to for the loader's platform.

@@ -4,9 +4,9 @@ use super::{
     code,
     dry_run_earlier::{Before, sending},
     dry_run_plan::{
-        BuildPlan, LayerOutlook, LayerState, LayerTier, PackageOutlook, PlannedBase, Totals,
+        BuildPlan, LayerOutlook, LayerState, LayerTier, PackageOutlook, PlannedBase, PlannedBlob,
+        Totals,
     },
-    dry_run_text::counted,
     environment::{check_overwrites, warn},
     layers::{Code, STATE_TITLE, packages},
     recipe::{self, Known},
@@ -21,13 +21,10 @@ use crate::{
     lock::Lock,
     package::Survey,
     plan::Locked,
-    report::Reporter,
+    report::{Reporter, counted},
     spec::ImageSpec,
     store::Store,
 };
-
-/// The version of [`BuildPlan`]'s JSON: another one when a field goes or changes its meaning.
-const VERSION: u32 = 1;
 
 /// The layers that an unknown base image is taken to have, as the default one does.
 const ASSUMED_LAYERS: usize = 1;
@@ -78,7 +75,7 @@ pub fn dry_run(
     };
     let totals = totals(&planned_base, &layers);
     Ok(BuildPlan {
-        version: VERSION,
+        version: BuildPlan::VERSION,
         notes: notes(&planned_base, &totals, planner.unsurveyed),
         base: planned_base,
         gone: before
@@ -215,7 +212,10 @@ impl Planner<'_> {
             state,
             key,
             why,
-            blob_bytes: built.as_ref().map(|built| built.size),
+            blob: built.map(|built| PlannedBlob {
+                digest: built.digest,
+                bytes: built.size,
+            }),
             in_earlier,
             bytes: draft.bytes,
             packages: draft.packages,
@@ -242,7 +242,7 @@ fn state(prefix: &str) -> LayerOutlook {
         state: LayerState::ToBuild,
         key: None,
         why: vec![Reason::Always],
-        blob_bytes: None,
+        blob: None,
         in_earlier: false,
         bytes: 0,
         packages: Vec::new(),

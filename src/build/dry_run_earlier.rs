@@ -68,8 +68,8 @@ pub(super) fn sending(
         sending.add(layer.size, there);
     }
     for layer in layers {
-        match layer.blob_bytes {
-            Some(bytes) => sending.add(bytes, layer.in_earlier),
+        match &layer.blob {
+            Some(blob) => sending.add(blob.bytes, layer.in_earlier),
             None => {
                 sending.add(layer.bytes, false);
                 sending.estimated_layers += 1;

@@ -29,6 +29,11 @@ pub struct BuildPlan {
     pub notes: Vec<String>,
 }
 
+impl BuildPlan {
+    /// The version of the JSON: another one when a field goes or changes its meaning.
+    pub const VERSION: u32 = 1;
+}
+
 /// The base image of a plan.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlannedBase {
@@ -57,14 +62,23 @@ pub struct LayerOutlook {
     pub key: Option<Digest>,
     /// Why it is not the layer that it was; empty for one that the earlier image has.
     pub why: Vec<Reason>,
-    /// The size of its blob in bytes, where it is stored.
-    pub blob_bytes: Option<u64>,
+    /// Its blob, where it is stored.
+    pub blob: Option<PlannedBlob>,
     /// Whether the image that it is compared with has it.
     pub in_earlier: bool,
     /// The size of what goes into it, in bytes: archives as they are downloaded, code as it is.
     pub bytes: u64,
     /// Its packages, by name.
     pub packages: Vec<PackageOutlook>,
+}
+
+/// The blob of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedBlob {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub bytes: u64,
 }
 
 /// A package of a plan.

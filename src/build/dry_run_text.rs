@@ -3,13 +3,7 @@
 use std::fmt;
 
 use super::dry_run_plan::{BuildPlan, LayerOutlook, LayerState, PlannedBase, Sending, Totals};
-use crate::report::human_bytes;
-
-/// `1 layer`, `2 layers`.
-pub(super) fn counted(count: usize, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{plural}")
-}
+use crate::report::{counted, human_bytes};
 
 impl fmt::Display for LayerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

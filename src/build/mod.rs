@@ -19,10 +19,11 @@ use tokio::runtime::Handle;
 
 pub use dry_run::dry_run;
 pub use dry_run_plan::{
-    BuildPlan, Earlier, LayerOutlook, LayerState, LayerTier, PackageOutlook, PlannedBase, Sending,
-    Totals,
+    BuildPlan, Earlier, LayerOutlook, LayerState, LayerTier, PackageOutlook, PlannedBase,
+    PlannedBlob, Sending, Totals,
 };
 pub use environment::Environment;
+pub use layers::KEY_ANNOTATION;
 
 use crate::{
     base::{BaseImage, BaseSource, tree::BaseTree},

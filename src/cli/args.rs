@@ -25,6 +25,7 @@ Exit status:
   3    the environment: network, disk, Docker daemon, registry
   4    the probe ran and failed
   5    the probe could not run
+  6    diff --exit-code: the two differ
   130  stopped by Ctrl-C or SIGTERM";
 
 /// Turn a conda environment file into a layered OCI image, and prove that it trains.
@@ -48,6 +49,8 @@ pub(super) enum Command {
     Push(PushArgs),
     /// Run a real multi-process DDP training job in an image.
     Probe(ProbeArgs),
+    /// Compare two locks, images or plans.
+    Diff(DiffArgs),
     /// Write out a ready image definition.
     Init(InitArgs),
     /// Say what a code means, why it comes, and the way out; list all codes without one.
@@ -300,6 +303,27 @@ pub(super) struct JobArgs {
 }
 
 #[derive(Group)]
+pub(super) struct DiffArgs {
+    /// A lock (imgbuild's, conda-lock.yml, pixi.lock, an @EXPLICIT list), an image (a name in
+    /// imgbuild's store, oci:DIR, oci-archive:FILE, docker-archive:FILE, docker-daemon:REF, a
+    /// registry reference), or a plan (the JSON of build --dry-run).
+    pub left: String,
+    /// What it is compared with: the same, or another of these.
+    pub right: String,
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
+    /// How to print what is different.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// End with status 6 when something is different.
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Ask nothing of the network.
+    #[arg(long)]
+    pub offline: bool,
+}
+
+#[derive(Group)]
 pub(super) struct InitArgs {
     /// The definition to write out.
     #[arg(required_unless_present = "list")]
@@ -368,7 +392,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl ChoiceArgs {
-    fn choice(&self) -> LockChoice {
+    pub(super) fn choice(&self) -> LockChoice {
         LockChoice {
             environment: self.environment.clone(),
             categories: self.categories.clone(),

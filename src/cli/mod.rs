@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod diff;
 mod explain;
 mod gate;
 mod given;
@@ -49,6 +50,7 @@ fn run(command: Command, reporter: &Reporter) -> Result<ExitCode> {
         Command::Build(args) => build::run(*args, reporter),
         Command::Push(args) => push::run(&args, reporter),
         Command::Probe(args) => probe::run(args, reporter),
+        Command::Diff(args) => diff::run(&args, reporter),
         Command::Init(args) => init::run(&args, reporter),
         Command::Explain(args) => explain::run(&args),
     }

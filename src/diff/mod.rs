@@ -1,9 +1,24 @@
 //! What is different between two locks, images or plans, and why a layer is. Pure.
 
+mod compare;
+mod contents;
+mod image;
+mod lock;
 mod package;
+mod plan;
 mod reason;
 mod recipe;
+mod subject;
+#[cfg(test)]
+mod tests;
+mod text;
 
+pub use compare::{Diff, DiffTotals, FactChange, LayerChanges, Side};
+pub use contents::LayerContents;
+pub use image::{ImageSide, of_image};
+pub use lock::of_lock;
 pub use package::{Area, Change, Manager, Package, PackageChange, PackageId, Packages, changes};
+pub use plan::of_plan;
 pub use reason::{Reason, gone, reasons};
 pub use recipe::{LayerPackage, LayerRecipe, PythonRecipe, Recipe};
+pub use subject::{Kind, Layer, Subject, Topic};

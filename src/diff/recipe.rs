@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Area, Package, PackageId, Packages};
+use super::{Area, Package, PackageId};
 use crate::digest::Digest;
 
 /// What the layers over the base image were made of, lowest first. The layer of the
@@ -65,14 +65,6 @@ pub struct LayerPackage {
 }
 
 impl Recipe {
-    /// All packages.
-    pub fn packages(&self) -> Packages {
-        let layers = self.layers.iter().flat_map(|layer| &layer.packages);
-        layers
-            .map(|package| (package.id.clone(), package.package.clone()))
-            .collect()
-    }
-
     /// Where each package is: the index of its layer, and the package.
     pub(super) fn places(&self) -> BTreeMap<&PackageId, (usize, &LayerPackage)> {
         let layers = self.layers.iter().enumerate();

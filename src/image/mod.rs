@@ -16,7 +16,8 @@ use crate::{
 
 /// The annotation with the base image's name in a registry (OCI image-spec, annotations.md).
 pub const BASE_NAME: &str = "org.opencontainers.image.base.name";
-const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
+/// The annotation with the base image's digest (OCI image-spec, annotations.md).
+pub const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
 
 /// A finished image: its documents, and the descriptors of its layers, lowest first.
 #[derive(Clone, Debug)]
