@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     base::{BaseImage, tree::BaseTree},
-    diff::{LayerRecipe, Package, PackageId, Reason, Recipe, gone, reasons},
+    diff::{LayerRecipe, Package, PackageId, Reason, Recipe, gone, reasons, unchanged_key},
+    digest::Digest,
     error::Result,
     fetch,
     lock::Lock,
@@ -189,7 +190,8 @@ impl Planner<'_> {
     fn finish(&self, draft: Draft, before: Option<&Before>) -> LayerOutlook {
         let recipe = self.recipe.layers.get(draft.index);
         let key = recipe.and_then(|recipe| recipe.key);
-        let built = key.and_then(|key| self.store.built_layer(&key));
+        let found = key.or_else(|| self.likely_key(draft.index, before));
+        let built = found.and_then(|key| self.store.built_layer(&key));
         let state = match (key, &built) {
             (None, _) => LayerState::Unknown,
             (Some(_), Some(_)) => LayerState::Stored,
@@ -220,6 +222,12 @@ impl Planner<'_> {
             bytes: draft.bytes,
             packages: draft.packages,
         }
+    }
+
+    /// The key of a layer that would be the earlier one, as far as that is known.
+    fn likely_key(&self, index: usize, before: Option<&Before>) -> Option<Digest> {
+        let old = before?.recipe.as_ref()?;
+        unchanged_key(old, &self.recipe, index)
     }
 
     fn why(&self, index: usize, before: Option<&Before>) -> Vec<Reason> {

@@ -62,7 +62,8 @@ pub struct LayerOutlook {
     pub key: Option<Digest>,
     /// Why it is not the layer that it was; empty for one that the earlier image has.
     pub why: Vec<Reason>,
-    /// Its blob, where it is stored.
+    /// Its blob, where it is stored; for one of unknown state the earlier image's, where no
+    /// change is known.
     pub blob: Option<PlannedBlob>,
     /// Whether the image that it is compared with has it.
     pub in_earlier: bool,

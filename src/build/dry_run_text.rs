@@ -82,7 +82,11 @@ impl fmt::Display for BuildPlan {
                 0 => String::new(),
                 bytes => human_bytes(bytes),
             };
-            writeln!(f, "{:8}{bytes:>9}  {}", layer.state, layer.title)?;
+            let state = match (layer.state, &layer.blob) {
+                (LayerState::Unknown, Some(_)) => "reuse?".to_owned(),
+                (state, _) => state.to_string(),
+            };
+            writeln!(f, "{state:8}{bytes:>9}  {}", layer.title)?;
             if self.compared_with.is_some() {
                 why(f, layer)?;
             }

@@ -78,9 +78,7 @@ fn of_layer(
         format: FORMAT.into(),
         path: site.prefix.path.clone(),
         folders: known.base.then(|| folders(&site.place)).transpose()?,
-        python: known
-            .survey
-            .and_then(|survey| python(site, &packages, survey)),
+        python: python(site, &packages, known.survey),
         packages: packages
             .into_iter()
             .map(of_package)
@@ -89,8 +87,17 @@ fn of_layer(
     })
 }
 
-fn python(site: &Site<'_>, packages: &[Locked<'_>], survey: &Survey) -> Option<PythonRecipe> {
-    let depends = |package: &Locked<'_>| survey.for_python.contains(&package.id());
+/// The Python that packages depend on; without a survey, as far as the lock tells.
+fn python(
+    site: &Site<'_>,
+    packages: &[Locked<'_>],
+    survey: Option<&Survey>,
+) -> Option<PythonRecipe> {
+    let depends = |package: &Locked<'_>| match (survey, package) {
+        (Some(survey), package) => survey.for_python.contains(&package.id()),
+        (None, Locked::Conda(record)) => record.package_record.noarch.is_python(),
+        (None, Locked::Wheel(_)) => true,
+    };
     let python = site.prefix.python.as_ref()?;
     let (major, minor) = python.short_version;
     packages.iter().any(depends).then(|| PythonRecipe {

@@ -73,7 +73,7 @@ enum Found<'a> {
     /// A lock or a plan.
     Whole(Box<Subject>),
     /// An image, of which layers may have to be opened.
-    Image(Opened<'a>),
+    Image(Box<Opened<'a>>),
 }
 
 /// An image whose documents were read.
@@ -115,7 +115,7 @@ impl Differ<'_> {
                 .hint(format!("for the OCI image layout in it write oci:{text}")));
         }
         if let Some(image) = stored(text, &self.loader.store)? {
-            return of_store(text, &image).map(Found::Image);
+            return of_store(text, &image).map(|image| Found::Image(Box::new(image)));
         }
         if looks_like_a_file(text) {
             return Err(Error::input(format!("there is no file {text}"))
@@ -126,12 +126,12 @@ impl Differ<'_> {
         let image = self.loader.describe(&source, daemon);
         let image = self.runtime.block_on(interruptible(image))?;
         let manifest = image.digest.and_then(|digest| self.manifest(&digest));
-        Ok(Found::Image(Opened {
+        Ok(Found::Image(Box::new(Opened {
             name: text,
             source: Some(source),
             image,
             manifest,
-        }))
+        })))
     }
 
     fn manifest(&self, digest: &Digest) -> Option<Manifest> {

@@ -19,6 +19,6 @@ pub use image::{ImageSide, of_image};
 pub use lock::of_lock;
 pub use package::{Area, Change, Manager, Package, PackageChange, PackageId, Packages, changes};
 pub use plan::of_plan;
-pub use reason::{Reason, gone, reasons};
+pub use reason::{Reason, gone, reasons, unchanged_key};
 pub use recipe::{LayerPackage, LayerRecipe, PythonRecipe, Recipe};
 pub use subject::{Kind, Layer, Subject, Topic};

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use super::{LayerPackage, LayerRecipe, Recipe, package::differ};
+use crate::digest::Digest;
 
 /// One reason why a layer of a plan is not among those of an earlier image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +143,13 @@ pub fn reasons(old: &Recipe, new: &Recipe, index: usize) -> Vec<Reason> {
         (true, Some(_)) => vec![Reason::Other],
         _ => found,
     }
+}
+
+/// The key that a layer of `new` had in `old`, where nothing of what is known of it changed.
+pub fn unchanged_key(old: &Recipe, new: &Recipe, index: usize) -> Option<Digest> {
+    let layer = new.layers.get(index)?;
+    let (_, before) = counterpart(old, layer)?;
+    before.key.filter(|_| reasons(old, new, index).is_empty())
 }
 
 /// The titles of the layers of `old` of which `new` has nothing.

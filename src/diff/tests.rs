@@ -244,16 +244,19 @@ fn packages_are_the_reasons() {
     assert_eq!(gone(&old, &old), [""; 0]);
 }
 
+/// A change of a layer.
+type Changed<'a> = &'a dyn Fn(&mut LayerRecipe);
+
 #[test]
 fn all_that_a_key_covers_is_a_reason() {
     let old = recipe("one", &[("a", 1)]);
-    let with = |change: &dyn Fn(&mut LayerRecipe)| {
+    let with = |change: Changed<'_>| {
         let mut new = old.clone();
         new.key = Some(Digest::of(b"other"));
         change(&mut new);
-        said(&[old.clone()], &[new], 0)
+        said(std::slice::from_ref(&old), &[new], 0)
     };
-    let cases: [(&dyn Fn(&mut LayerRecipe), &str); 9] = [
+    let cases: [(Changed<'_>, &str); 9] = [
         (
             &|r| r.format = "layer-2 zstd-1 chunk-4MiB".into(),
             "compression changed: gzip-1 chunk-4MiB -> zstd-1 chunk-4MiB",

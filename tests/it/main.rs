@@ -4,6 +4,7 @@ mod cli_errors;
 mod compression;
 mod conda_meta;
 mod determinism;
+mod diff;
 mod docker;
 mod faults;
 mod faulty;

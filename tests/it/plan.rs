@@ -1,5 +1,7 @@
 //! `build --dry-run`, wheels among the layers, and that a lock's wording does not reach the image.
 
+mod why;
+
 use std::{
     collections::BTreeSet,
     fs::{self, File},
