@@ -196,15 +196,12 @@ fn counterpart<'a>(old: &'a Recipe, layer: &LayerRecipe) -> Option<(usize, &'a L
 fn settings(old: &LayerRecipe, new: &LayerRecipe) -> Vec<Reason> {
     let mut found = Vec::new();
     let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
-    let ((old_format, old_codec), (new_format, new_codec)) =
-        (halves(&old.format), halves(&new.format));
-    if old_format != new_format {
-        let (from, to) = pair(old_format, new_format);
-        found.push(Reason::Format { from, to });
-    }
-    if old_codec != new_codec {
-        let (from, to) = pair(old_codec, new_codec);
+    if old.compression != new.compression {
+        let (from, to) = pair(&old.compression, &new.compression);
         found.push(Reason::Compression { from, to });
+    } else if old.format != new.format {
+        let (from, to) = pair(&old.format, &new.format);
+        found.push(Reason::Format { from, to });
     }
     if old.path != new.path {
         let (from, to) = pair(&old.path, &new.path);
@@ -221,11 +218,6 @@ fn settings(old: &LayerRecipe, new: &LayerRecipe) -> Vec<Reason> {
         }
     }
     found
-}
-
-/// A format's version, and its codec.
-fn halves(format: &str) -> (&str, &str) {
-    format.split_once(' ').unwrap_or((format, ""))
 }
 
 /// What is different about the packages of a layer, by name.

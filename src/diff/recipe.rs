@@ -26,8 +26,10 @@ pub struct LayerRecipe {
     pub area: Area,
     /// What `docker history` shows.
     pub title: String,
-    /// The layer format: its version, then the codec.
+    /// The layer format; every change of it is another layer.
     pub format: String,
+    /// The compression, as `--compression` says it.
+    pub compression: String,
     /// The prefix, or the folder of the code, as programs see it.
     pub path: String,
     /// The same from the root, through the base image's symlinks, and the base's folders on the

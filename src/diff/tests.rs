@@ -193,7 +193,8 @@ fn recipe(title: &str, packages: &[(&str, u8)]) -> LayerRecipe {
         key: Some(Digest::of(format!("{title} {packages:?}").as_bytes())),
         area: Area::Environment,
         title: title.into(),
-        format: "layer-2 gzip-1 chunk-4MiB".into(),
+        format: "layer-2".into(),
+        compression: "gzip:1".into(),
         path: "/opt/conda".into(),
         folders: Some(("opt/conda".into(), Digest::of(b"folders"))),
         python: Some(PythonRecipe {
@@ -258,11 +259,11 @@ fn all_that_a_key_covers_is_a_reason() {
     };
     let cases: [(Changed<'_>, &str); 9] = [
         (
-            &|r| r.format = "layer-2 zstd-1 chunk-4MiB".into(),
-            "compression changed: gzip-1 chunk-4MiB -> zstd-1 chunk-4MiB",
+            &|r| r.compression = "zstd:1".into(),
+            "compression changed: gzip:1 -> zstd:1",
         ),
         (
-            &|r| r.format = "layer-3 gzip-1 chunk-4MiB".into(),
+            &|r| r.format = "layer-3".into(),
             "layer format changed: layer-2 -> layer-3",
         ),
         (

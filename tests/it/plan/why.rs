@@ -89,6 +89,13 @@ fn each_change_is_named() {
     assert!(moved.contains(&prefix("names-demo 1.1")), "{moved:?}");
     assert!(moved.contains(&prefix("hello-demo 1.1")), "{moved:?}");
 
+    let plain = reasons(&dry(
+        &project,
+        &[&ARGS, &["--compression", "none"][..]].concat(),
+    ));
+    let none = "names-demo 1.1: compression zstd:1 none".to_owned();
+    assert!(plain.contains(&none), "{plain:?}");
+
     // The base's own folder on the way to the prefix is repeated in a layer; scratch has none.
     let base = mini::base();
     let based = dry(&project, &["--base", &base, "-t", TAG]);
