@@ -22,6 +22,8 @@ struct Made {
     name: String,
     size: u64,
     version: u32,
+    /// The names of conda packages that it needs; wheels name none.
+    needs: Vec<String>,
 }
 
 fn conda(made: &Made) -> RepoDataRecord {
@@ -31,6 +33,7 @@ fn conda(made: &Made) -> RepoDataRecord {
     let file = format!("{}-{}-0.conda", made.name, made.version);
     package.sha256 = Some((*Digest::of(file.as_bytes()).bytes()).into());
     package.size = Some(made.size);
+    package.depends = made.needs.clone();
     RepoDataRecord {
         package_record: package,
         identifier: DistArchiveIdentifier::try_from_filename(&file).unwrap(),
@@ -58,13 +61,49 @@ fn locked(made: &[Made]) -> LockedEnv {
         .with_wheels(wheels.into_iter().map(wheel).collect())
 }
 
-const LAYERS: usize = 40;
-
-fn planned(env: &LockedEnv) -> LayerPlan {
-    plan(&items(env, &Default::default()), false, &Budget::of(LAYERS))
+/// How an environment is planned.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    /// It has the image to itself.
+    Alone,
+    /// Over a Miniconda base.
+    OverMiniconda,
+    /// It is that base.
+    Miniconda,
 }
 
-fn keys(env: &LockedEnv) -> BTreeSet<Digest> {
+#[derive(Clone, Copy, Debug)]
+struct How {
+    role: Role,
+    /// How many layers there may be.
+    layers: usize,
+}
+
+const ALONE: How = How {
+    role: Role::Alone,
+    layers: 40,
+};
+
+fn planned(env: &LockedEnv, how: How) -> LayerPlan {
+    let (items, budget) = (items(env, &Default::default()), Budget::of(how.layers));
+    match how.role {
+        Role::Alone => plan(&items, false, &budget),
+        Role::OverMiniconda => plan(&items, true, &budget),
+        Role::Miniconda => plan_miniconda(&items, &budget),
+    }
+}
+
+/// The packages of each layer by id, in the order of the image.
+fn groups(env: &LockedEnv, how: How) -> Vec<Vec<String>> {
+    let id = |member: &Member| member.of(env).unwrap().id();
+    let layers = planned(env, how).layers.into_iter();
+    layers
+        .map(|layer| layer.packages.iter().map(id).collect())
+        .collect()
+}
+
+/// The keys in the order of the image.
+fn keys(env: &LockedEnv, how: How) -> Vec<Digest> {
     let prefix = Prefix {
         path: "/opt/conda".into(),
         root: "opt/conda".into(),
@@ -78,7 +117,7 @@ fn keys(env: &LockedEnv) -> BTreeSet<Digest> {
         survey: &Survey::default(),
         compile: None,
     };
-    let layers = planned(env).layers.into_iter();
+    let layers = planned(env, how).layers.into_iter();
     let keys: Vec<Digest> = layers
         .map(|layer| {
             let packages: Vec<Locked<'_>> = layer
@@ -91,37 +130,66 @@ fn keys(env: &LockedEnv) -> BTreeSet<Digest> {
         .collect();
     let distinct: BTreeSet<Digest> = keys.iter().copied().collect();
     assert_eq!(distinct.len(), keys.len(), "two layers with one key");
-    distinct
+    keys
 }
 
-/// Environments of conda packages and wheels, some of the same name, in every tier.
+/// How many keys of `after` are not in `before`.
+fn new(before: &[Digest], after: &[Digest]) -> usize {
+    let before: BTreeSet<&Digest> = before.iter().collect();
+    after.iter().filter(|key| !before.contains(key)).count()
+}
+
+/// Environments of conda packages and wheels, some of the same name, in every tier, that need
+/// each other.
 fn environments() -> impl Strategy<Value = Vec<Made>> {
     let name = prop_oneof![
         "[a-z]{2,6}",
         "(cuda|nvidia)-[a-z]{1,4}",
         Just("python".to_owned()),
         Just("torch".to_owned()),
+        Just("pytorch".to_owned()),
     ];
-    let packages = proptest::collection::btree_map((any::<bool>(), name), 0_u64..(4 << 20), 1..120);
+    let needs = proptest::collection::vec(any::<prop::sample::Index>(), 0..3);
+    let package = (0_u64..(4 << 20), needs);
+    let packages = proptest::collection::btree_map((any::<bool>(), name), package, 1..120);
     packages.prop_map(|map| {
-        let made = |((wheel, name), size)| Made {
+        let names = map.keys().filter(|(wheel, _)| !wheel);
+        let names: Vec<String> = names.map(|(_, name)| name.clone()).collect();
+        let need = |index: &prop::sample::Index| names.get(index.index(names.len().max(1)));
+        let made = |((wheel, name), (size, needs)): (_, (u64, Vec<_>))| Made {
             wheel,
             name,
             size,
             version: 1,
+            needs: match wheel {
+                true => Vec::new(),
+                false => needs.iter().filter_map(need).cloned().collect(),
+            },
         };
         map.into_iter().map(made).collect()
     })
 }
 
+/// All roles, from the smallest budget to more than any image has.
+fn hows() -> impl Strategy<Value = How> {
+    let role = prop_oneof![
+        Just(Role::Alone),
+        Just(Role::OverMiniconda),
+        Just(Role::Miniconda)
+    ];
+    let layers = prop_oneof![Just(Budget::MIN), Just(58), Just(116), Budget::MIN..=125];
+    (role, layers).prop_map(|(role, layers)| How { role, layers })
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn every_package_is_in_one_layer_within_budget(made in environments()) {
+    fn every_package_is_in_one_layer_within_budget(made in environments(), how in hows()) {
         let env = locked(&made);
-        let plan = planned(&env);
-        prop_assert!(plan.layers.len() <= LAYERS);
+        let plan = planned(&env, how);
+        prop_assert!(plan.layers.len() <= how.layers);
+        prop_assert!(plan.layers.iter().all(|layer| !layer.packages.is_empty()));
         let members: Vec<Member> = plan.layers.iter().flat_map(|l| l.packages.clone()).collect();
         let distinct: BTreeSet<Member> = members.iter().copied().collect();
         prop_assert_eq!((members.len(), distinct.len()), (made.len(), made.len()));
@@ -133,36 +201,70 @@ proptest! {
     fn a_locks_order_does_not_matter(
         (made, shuffled) in environments().prop_flat_map(|made| {
             (Just(made.clone()), Just(made).prop_shuffle())
-        })
+        }),
+        how in hows()
     ) {
         let titles = |made: &[Made]| -> Vec<String> {
-            planned(&locked(made)).layers.into_iter().map(|layer| layer.title).collect()
+            planned(&locked(made), how).layers.into_iter().map(|layer| layer.title).collect()
         };
-        prop_assert_eq!(keys(&locked(&made)), keys(&locked(&shuffled)));
+        prop_assert_eq!(keys(&locked(&made), how), keys(&locked(&shuffled), how));
         prop_assert_eq!(titles(&made), titles(&shuffled));
     }
 
+    /// The layers keep their places too, so that nothing above is sent again by stores that
+    /// look layers up by chain.
     #[test]
-    fn a_new_version_changes_one_layer(made in environments(), which in any::<prop::sample::Index>()) {
-        let before = keys(&locked(&made));
+    fn a_new_version_changes_exactly_one_key(
+        made in environments(), which in any::<prop::sample::Index>(), how in hows()
+    ) {
+        let before = keys(&locked(&made), how);
         let mut bumped = made;
         let index = which.index(bumped.len());
         bumped[index].version = 2;
-        let after = keys(&locked(&bumped));
-        prop_assert_eq!(after.difference(&before).count(), 1);
+        let after = keys(&locked(&bumped), how);
         prop_assert_eq!(before.len(), after.len());
+        let changed = before.iter().zip(&after).filter(|(before, after)| before != after);
+        prop_assert_eq!(changed.count(), 1);
     }
 
+    /// A version of another size may take another place among the largest of its tier: then, and
+    /// only then, it costs what a new package costs.
     #[test]
-    fn a_new_package_changes_three_layers_at_most(
-        made in environments(), wheel in any::<bool>(), size in 0_u64..(4 << 20)
+    fn a_new_version_of_another_size_changes_one_key_or_three_at_most(
+        made in environments(), which in any::<prop::sample::Index>(),
+        size in 0_u64..(4 << 20), how in hows()
     ) {
-        let before = keys(&locked(&made));
+        let (env, index) = (locked(&made), which.index(made.len()));
+        let mut bumped = made;
+        bumped[index].version = 2;
+        bumped[index].size = size;
+        let bumped = locked(&bumped);
+        let sorted = |env| groups(env, how).into_iter().collect::<BTreeSet<_>>();
+        let most = if sorted(&env) == sorted(&bumped) { 1 } else { 3 };
+        let changed = new(&keys(&env, how), &keys(&bumped, how));
+        prop_assert!((1..=most).contains(&changed), "{} layers of {}", changed, most);
+    }
+
+    /// One that brings no other package into another tier: a second PyTorch would.
+    #[test]
+    fn a_new_package_changes_three_keys_at_most(
+        made in environments(), wheel in any::<bool>(), size in 0_u64..(4 << 20), how in hows()
+    ) {
+        let before = keys(&locked(&made), how);
         let mut more = made;
-        more.push(Made { wheel, name: "new-package".into(), size, version: 1 });
-        let after = keys(&locked(&more));
-        let new = after.difference(&before).count();
-        prop_assert!((1..=3).contains(&new), "{} layers", new);
+        let needs = more.iter().find(|made| !made.wheel).map(|made| made.name.clone());
+        more.push(Made {
+            wheel,
+            name: "new-package".into(),
+            size,
+            version: 1,
+            needs: needs.filter(|_| !wheel).into_iter().collect(),
+        });
+        let more = locked(&more);
+        let after = keys(&more, how);
+        prop_assert!((1..=3).contains(&new(&before, &after)), "{} layers", new(&before, &after));
+        // Taking it away again is the same the other way round.
+        prop_assert!(new(&after, &before) <= 3);
     }
 }
 
@@ -173,6 +275,7 @@ fn torch_of_pip_stands_with_cuda_and_the_rest_above_conda() {
         name: name.into(),
         size: 10,
         version: 1,
+        needs: Vec::new(),
     };
     let env = locked(&[
         made(false, "python"),
@@ -183,7 +286,7 @@ fn torch_of_pip_stands_with_cuda_and_the_rest_above_conda() {
         made(true, "einops"),
     ]);
     let mut tiers: Vec<(Tier, String)> = Vec::new();
-    for layer in planned(&env).layers {
+    for layer in planned(&env, ALONE).layers {
         for member in layer.packages {
             tiers.push((layer.tier, member.of(&env).unwrap().id()));
         }
@@ -207,11 +310,12 @@ fn keys_depend_on_archives_and_urls_and_not_on_a_locks_words() {
         name: "a".into(),
         size: 5,
         version: 1,
+        needs: Vec::new(),
     };
     let key = |change: &dyn Fn(&mut RepoDataRecord)| {
         let mut record = conda(&made);
         change(&mut record);
-        keys(&LockedEnv::new(Vec::new(), vec![record]))
+        keys(&LockedEnv::new(Vec::new(), vec![record]), ALONE)
     };
     let plain = key(&|_| {});
     let thin = key(&|record| {
