@@ -11,6 +11,7 @@ use crate::support::{Image, hash_file, temp_dir};
 /// The entries of a layer: path, kind, link target.
 type Entries<'a> = &'a [(&'a str, EntryType, &'a str)];
 
+const TIME: &str = "2026-01-02T03:04:05Z";
 const DIR: EntryType = EntryType::Directory;
 const FILE: EntryType = EntryType::Regular;
 
@@ -42,26 +43,39 @@ fn put(blobs: &Path, bytes: &[u8]) -> String {
 
 /// Whether the check finds fault with an image of this one layer, changed by `spoil`.
 fn faulty(tar: &[u8], spoil: impl FnOnce(&mut Value, &mut Value)) -> bool {
+    faulty_blob(tar, ("+gzip", gzip(tar)), spoil)
+}
+
+fn gzip(tar: &[u8]) -> Vec<u8> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    io::copy(&mut &tar[..], &mut gzip).unwrap();
+    gzip.finish().unwrap()
+}
+
+/// The same with the blob of the layer, and how its media type ends.
+fn faulty_blob(
+    tar: &[u8],
+    (suffix, bytes): (&str, Vec<u8>),
+    spoil: impl FnOnce(&mut Value, &mut Value),
+) -> bool {
     let dir = temp_dir();
     let blobs = dir.path();
     let diff_id = put(blobs, tar);
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-    io::copy(&mut &tar[..], &mut gzip).unwrap();
-    let bytes = gzip.finish().unwrap();
     let layer = put(blobs, &bytes);
     let mut config = json!({
-        "architecture": "amd64", "os": "linux",
-        "config": {"Labels": {"dev.imgbuild.prefix": "/opt/conda"}},
+        "created": TIME, "architecture": "amd64", "os": "linux",
+        "config": {"Env": ["A=1"], "Labels": {"dev.imgbuild.prefix": "/opt/conda"}},
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        "history": [{"created_by": "a layer", "comment": "imgbuild"}],
+        "history": [{"created": TIME, "created_by": "a layer", "comment": "imgbuild"}],
     });
     let mut manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": {"mediaType": "application/vnd.oci.image.config.v1+json"},
         "layers": [{
-            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+            "mediaType": format!("application/vnd.oci.image.layer.v1.tar{suffix}"),
             "digest": layer, "size": bytes.len(),
+            "annotations": {"dev.imgbuild.layer-key": format!("sha256:{}", "1".repeat(64))},
         }],
     });
     spoil(&mut config, &mut manifest);
@@ -82,6 +96,31 @@ const GOOD: Entries<'_> = &[
 #[test]
 fn a_sound_image_passes() {
     assert!(!faulty(&tar(GOOD), |_, _| ()));
+}
+
+#[test]
+fn a_layer_is_what_its_media_type_says() {
+    let tar = tar(GOOD);
+    let zstd = zstd::encode_all(&tar[..], 1).unwrap();
+    let blobs = [("", tar.clone()), ("+gzip", gzip(&tar)), ("+zstd", zstd)];
+    for (suffix, _) in &blobs {
+        for (said, bytes) in &blobs {
+            let faulty = faulty_blob(&tar, (suffix, bytes.clone()), |_, _| ());
+            assert_eq!(faulty, suffix != said, "{said} as {suffix}");
+        }
+    }
+    for (suffix, bytes) in blobs {
+        let more = [bytes.clone(), b"more".to_vec()].concat();
+        assert!(
+            faulty_blob(&tar, (suffix, more), |_, _| ()),
+            "more {suffix}"
+        );
+        let less = bytes[..bytes.len() - 4].to_vec();
+        assert!(
+            faulty_blob(&tar, (suffix, less), |_, _| ()),
+            "less {suffix}"
+        );
+    }
 }
 
 #[test]
@@ -130,6 +169,32 @@ fn faults_of_documents_are_found() {
     bad("too many diff ids", |config, _| {
         let id = config["rootfs"]["diff_ids"][0].clone();
         config["rootfs"]["diff_ids"] = json!([id, id]);
+    });
+    bad("a history of another time", |config, _| {
+        config["history"][0]["created"] = json!("2026-01-02T03:04:06Z");
+    });
+    bad("a time without a zone", |config, _| {
+        config["created"] = json!("2026-01-02T03:04:05");
+        config["history"][0]["created"] = json!("2026-01-02T03:04:05");
+    });
+    bad("a layer that was not told of", |config, _| {
+        config["history"][0]["created_by"] = json!("");
+    });
+    bad("no key", |_, manifest| {
+        manifest["layers"][0]["annotations"] = json!({});
+    });
+    bad("a key that is none", |_, manifest| {
+        manifest["layers"][0]["annotations"]["dev.imgbuild.layer-key"] = json!("1");
+    });
+    bad("an annotation that is no text", |_, manifest| {
+        manifest["annotations"] = json!({"a": 1});
+    });
+    bad("a base that is no digest", |_, manifest| {
+        let base = "org.opencontainers.image.base.digest";
+        manifest["annotations"] = json!({base: "sha256:12"});
+    });
+    bad("a variable twice", |config, _| {
+        config["config"]["Env"] = json!(["A=1", "A=2"]);
     });
     bad("another platform", |config, _| {
         config["architecture"] = json!("arm64")

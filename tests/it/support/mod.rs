@@ -1,5 +1,6 @@
 //! What the tests share: fixtures, a served channel, projects, and images read back.
 
+mod documents;
 mod image;
 mod project;
 mod rootfs;
