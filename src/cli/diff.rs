@@ -1,12 +1,6 @@
 //! `imgbuild diff`: two locks, images or plans read, and held against each other.
 
-use std::{
-    collections::BTreeSet,
-    fs::{self, File},
-    io::Read,
-    path::Path,
-    process::ExitCode,
-};
+use std::{collections::BTreeSet, fs::File, io::Read, path::Path, process::ExitCode};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,7 +8,6 @@ use tokio::runtime::Runtime;
 
 use super::{
     args::{DiffArgs, Format},
-    interruptible,
     lock_file::PLATFORM,
     print, runtime, stoppable, stored, warn_all,
 };
@@ -105,26 +98,26 @@ impl Differ<'_> {
 
     fn find<'a>(&self, text: &'a str) -> Result<Found<'a>> {
         let path = Path::new(text);
-        if path.is_file() {
-            return self
-                .file(text, path)
-                .map(|side| Found::Whole(Box::new(side)));
-        }
         if path.is_dir() {
             return Err(Error::input(format!("{text} is a folder"))
                 .hint(format!("for the OCI image layout in it write oci:{text}")));
         }
+        // A pipe of the shell's counts as a file.
+        if path.exists() {
+            let side = self.file(text, path)?;
+            return Ok(Found::Whole(Box::new(side)));
+        }
         if let Some(image) = stored(text, &self.loader.store)? {
             return of_store(text, &image).map(|image| Found::Image(Box::new(image)));
         }
-        if looks_like_a_file(text) {
+        let source: BaseSource = text.parse()?;
+        if matches!(source, BaseSource::Registry(_)) && looks_like_a_file(text) {
             return Err(Error::input(format!("there is no file {text}"))
                 .hint("give a lock, a plan, or an image"));
         }
-        let source: BaseSource = text.parse()?;
         let daemon = async { Ok(docker::connect().await?.docker) };
-        let image = self.loader.describe(&source, daemon);
-        let image = self.runtime.block_on(interruptible(image))?;
+        let describing = self.loader.describe(&source, daemon);
+        let image = self.runtime.block_on(describing)?;
         let manifest = image.digest.and_then(|digest| self.manifest(&digest));
         Ok(Found::Image(Box::new(Opened {
             name: text,
@@ -175,7 +168,7 @@ impl Differ<'_> {
             .collect();
         if let Some(source) = &opened.source {
             let fetching = self.loader.fetch(source, &wanted);
-            self.runtime.block_on(interruptible(fetching))?;
+            self.runtime.block_on(fetching)?;
         }
         let contents = wanted.iter().map(|layer| self.contents(layer));
         let contents = contents.collect::<Result<Vec<_>>>()?;
@@ -272,10 +265,12 @@ fn of_store<'a>(name: &'a str, image: &Image) -> Result<Opened<'a>> {
     })
 }
 
-/// JSON that says its version.
+/// JSON that looks like a plan; conda-lock files may be JSON too.
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
+    #[serde(rename = "layers")]
+    _layers: serde::de::IgnoredAny,
 }
 
 impl Versioned {
@@ -307,5 +302,5 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 fn looks_like_a_file(text: &str) -> bool {
     let ends = [".yml", ".yaml", ".lock", ".json", ".txt"];
-    ends.iter().any(|end| text.ends_with(end)) || fs::symlink_metadata(text).is_ok()
+    ends.iter().any(|end| text.ends_with(end))
 }

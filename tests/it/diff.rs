@@ -5,8 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::{
-    mini::{base, env},
-    support::{Project, channel, fixture},
+    mini::{base, command, env},
+    support::{Project, channel, fixture, run},
 };
 
 const OLD: [&str; 2] = ["hello-demo=1.0", "generic-demo"];
@@ -147,6 +147,32 @@ fn images_compare_wherever_they_are() {
         let found = diff(&project, "old", same);
         assert_eq!(found["same"], true, "{same}: {found}");
     }
+    let daemon = fixture("DOCKER_HOST");
+    let with_daemon = |args: &[&str]| {
+        let mut command = command(&project, args);
+        let output = project.output(command.env("DOCKER_HOST", &daemon));
+        output.expect(0);
+        output.stdout
+    };
+    let name = format!("diffed-{}:1", std::process::id());
+    let load = [
+        "build", "old.yml", "--base", "scratch", "--code", "code", "--load",
+    ];
+    // Every engine takes gzip.
+    with_daemon(&[&load[..], &["--compression", "gzip", "-t", &name]].concat());
+    let loaded = format!("docker-daemon:{name}");
+    let found = with_daemon(&["diff", "old", &loaded, "--format", "json"]);
+    let found: Value = serde_json::from_str(&found).unwrap();
+    let mut docker = std::process::Command::new("docker");
+    run(docker
+        .env("DOCKER_HOST", &daemon)
+        .args(["rmi", "-f", &name]));
+    // A daemon keeps layers unpacked.
+    assert_eq!(packages(&found), [""; 0]);
+    assert_eq!(found["facts"], json!([]));
+    assert_eq!(found["layers"]["added"], json!([]));
+    assert_eq!(found["layers"]["removed"], json!([]));
+
     // Another cache has none of it: layers that both have are not fetched, the others are.
     let elsewhere = Project::new("channels: []\ndependencies: []\n");
     elsewhere.ok(&["diff", &pushed, &pushed]);
@@ -183,7 +209,7 @@ fn the_status_tells_only_when_asked() {
         &plan.replacen("\"version\": 1", "\"version\": 9", 1),
     );
     assert!(says(&["v9.json", "new"]).contains("its version is 9"));
-    project.write("half.json", "{\"version\": 1}");
+    project.write("half.json", "{\"version\": 1, \"layers\": []}");
     assert!(says(&["half.json", "new"]).contains("is no plan"));
     let offline = project.imgbuild(&["diff", "registry.invalid/x:1", "new", "--offline"]);
     offline.expect(3);

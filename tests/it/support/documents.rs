@@ -52,7 +52,9 @@ pub fn is_ours(entry: &Value) -> bool {
 
 /// What only images that imgbuild made keep to.
 fn check_ours(layers: &[Value], history: &[&Value], config: &Value) {
-    let base = history.iter().take_while(|entry| !is_ours(entry)).count();
+    // A base that imgbuild made has its words in the history, but no keys here.
+    let keyed = |layer: &Value| !layer["annotations"][KEY].is_null();
+    let base = layers.iter().position(keyed).expect("a layer with a key");
     let created = text(&config["created"]);
     let time: Vec<char> = created.chars().collect();
     let form = "0000-00-00T00:00:00Z".chars();
@@ -85,8 +87,6 @@ fn check_ours(layers: &[Value], history: &[&Value], config: &Value) {
         check_digest(key);
         assert!(keys.insert(key), "two layers of the key {key}");
     }
-    let keyed = |layer: &&Value| !layer["annotations"][KEY].is_null();
-    assert_eq!(layers.iter().take(base).filter(keyed).count(), 0);
 }
 
 fn check_run_config(run: &Value) {
