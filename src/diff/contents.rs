@@ -158,5 +158,10 @@ fn wheel(folder: &str) -> Option<(String, String)> {
     let (_, name) = folder.rsplit_once('/')?;
     let (name, version) = name.strip_suffix(".dist-info")?.split_once('-')?;
     let name = pep508_rs::PackageName::new(name.to_owned()).ok()?;
-    Some((name.to_string(), version.to_owned()))
+    // Folders have the version as the wheel's maker wrote it, locks as PEP 440 normalises it.
+    let version = match version.parse::<pep440_rs::Version>() {
+        Ok(version) => version.to_string(),
+        Err(_) => version.to_owned(),
+    };
+    Some((name.to_string(), version))
 }

@@ -335,7 +335,10 @@ fn an_images_packages_are_those_of_its_records() {
         ("opt/conda/conda-meta/history", "no record"),
         ("opt/conda/conda-meta/broken.json", "{"),
         (&format!("{site}/a-1.dist-info/METADATA"), ""),
-        (&format!("{site}/Wheel_One-2.0+cu.dist-info/METADATA"), ""),
+        (
+            &format!("{site}/Wheel_One-2.0RC1+cu.dist-info/METADATA"),
+            "",
+        ),
         (&format!("{site}/gone-1.dist-info/METADATA"), ""),
         ("usr/lib/python3/dist-packages/x-1.dist-info/METADATA", ""),
     ]);
@@ -358,7 +361,7 @@ fn an_images_packages_are_those_of_its_records() {
         .iter()
         .map(|(id, package)| format!("{id} {package}"))
         .collect();
-    assert_eq!(found, ["a 2 0", "b 1 0", "wheel-one (pip) 2.0+cu"]);
+    assert_eq!(found, ["a 2 0", "b 1 0", "wheel-one (pip) 2.0rc1+cu"]);
     let a = id(Area::Environment, Manager::Conda, "a");
     let channel = image.packages[&a].channel.as_deref();
     assert_eq!(channel, Some("https://host/c/"));
