@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Store, StoredImage, records::read_json};
-use crate::{digest::Digest, error::Result};
+use crate::{
+    digest::Digest,
+    error::{Error, Exit, Result},
+};
 
 impl Store {
     /// What the image with this manifest was made of, if it was built here.
@@ -19,7 +22,10 @@ impl Store {
     /// # Errors
     /// When the record cannot be written.
     pub fn put_recipe<T: Serialize>(&self, manifest: &Digest, recipe: &T) -> Result<()> {
-        self.write_json(&self.recipe_record(manifest), recipe)
+        // Without blanks: those of large environments have half a megabyte.
+        let bytes = serde_json::to_vec(recipe)
+            .map_err(|e| Error::new(Exit::Internal, "cannot write JSON").why(e))?;
+        self.write_file(&self.recipe_record(manifest), &bytes)
     }
 
     /// The image that was built of this environment file last; its name is the file's path.

@@ -375,7 +375,7 @@ fn help() {
     insta::assert_snapshot!("help", project.ok(&["--help"]).stdout);
     let version = concat!("imgbuild ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!(project.ok(&["--version"]).stdout, version);
-    for command in ["lock", "build", "probe", "init"] {
+    for command in ["lock", "build", "push", "probe", "diff", "init"] {
         let out = project.ok(&[command, "--help"]);
         assert!(out.stdout.contains(&format!("Usage: imgbuild {command}")));
         assert_eq!(out.stderr, "");

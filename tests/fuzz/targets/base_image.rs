@@ -1,7 +1,10 @@
 #![no_main]
 //! Base images in archives: the tar, its documents, and the layers' own tars.
 
-use imgbuild::base::{BaseSource, Loader, Platform, tree::BaseTree};
+use imgbuild::{
+    base::{BaseSource, Loader, Platform, media, tree::BaseTree},
+    diff::LayerContents,
+};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     imgbuild_fuzz::with_file(data, ".tar", |path| {
@@ -21,7 +24,12 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         ] {
             let daemon = async { Err(imgbuild::error::Error::input("no daemon")) };
             if let Ok(image) = runtime.block_on(loader.load(&source, None, daemon)) {
-                let _ = BaseTree::scan(&image.layers, imgbuild_fuzz::store());
+                let store = imgbuild_fuzz::store();
+                let _ = BaseTree::scan(&image.layers, store);
+                for layer in &image.layers {
+                    let tar = media::open_layer(store, &layer.digest);
+                    let _ = tar.map(LayerContents::read);
+                }
             }
         }
     });

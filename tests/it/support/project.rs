@@ -142,9 +142,11 @@ impl Project {
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         };
-        if builds(command) && output.status == 0 {
-            let image = self.read(command, output.digest());
-            *self.checked.lock().unwrap() = Some(image);
+        // A probe's report may follow, and the status may be the probe's.
+        let digest = output.stdout.lines().next();
+        let digest = digest.filter(|line| builds(command) && line.starts_with("sha256:"));
+        if let Some(digest) = digest {
+            *self.checked.lock().unwrap() = Some(self.read(command, digest));
         }
         output
     }
