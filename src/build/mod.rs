@@ -3,6 +3,7 @@
 mod dry_run;
 mod dry_run_earlier;
 mod dry_run_plan;
+mod dry_run_side;
 mod dry_run_text;
 mod environment;
 mod layers;
@@ -22,6 +23,7 @@ pub use dry_run_plan::{
     BuildPlan, Earlier, LayerOutlook, LayerState, LayerTier, PackageOutlook, PlannedBase,
     PlannedBlob, Sending, Totals,
 };
+pub use dry_run_side::of_plan;
 pub use environment::Environment;
 pub use layers::KEY_ANNOTATION;
 

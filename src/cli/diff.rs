@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     base::{BaseImage, BaseLayer, BaseSource, Loader, Platform, media},
-    build::{BuildPlan, KEY_ANNOTATION},
-    diff::{Diff, ImageSide, Layer, LayerContents, Subject, of_image, of_lock, of_plan},
+    build::{BuildPlan, KEY_ANNOTATION, of_plan},
+    diff::{Diff, ImageSide, Layer, LayerContents, Subject, of_image, of_lock},
     digest::{DiffId, Digest},
     docker,
     error::{Error, Exit, Result},

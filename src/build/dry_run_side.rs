@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Area, Kind, Layer, Package, PackageId, Subject, Topic};
+use super::dry_run_plan::{BuildPlan, LayerOutlook, LayerTier, PackageOutlook};
 use crate::{
     base::BaseSource,
-    build::{BuildPlan, LayerOutlook, LayerTier, PackageOutlook},
+    diff::{Area, Kind, Layer, Package, PackageId, Subject, Topic},
     digest::Digest,
     lock::LockedBase,
 };
