@@ -46,7 +46,7 @@ pub fn dry_run(
         Some(base) => BaseTree::scan(&base.layers, store)?,
         None => BaseTree::default(),
     };
-    let base_layers = base.map_or(ASSUMED_LAYERS, |base| base.layers.len());
+    let base_layers = layers_of(base);
     let code = code(spec, &tree)?;
     let mut planner = Planner {
         base_known: base.is_some(),
@@ -68,27 +68,31 @@ pub fn dry_run(
     let mut layers = planner.package_layers(before.as_ref());
     layers.push(state(&spec.prefix));
     layers.extend(code.map(|draft| planner.finish(draft, before.as_ref())));
-    let planned_base = PlannedBase {
-        image: spec.base.to_string(),
-        known: base.is_some(),
-        layers: base_layers,
-        bytes: base.map(|base| base.layers.iter().map(|layer| layer.size).sum()),
-    };
+    let planned_base = planned_base(spec, base);
     let totals = totals(&planned_base, &layers);
     Ok(BuildPlan {
         version: BuildPlan::VERSION,
         notes: notes(&planned_base, &totals, planner.unsurveyed),
         base: planned_base,
-        gone: before
-            .as_ref()
-            .and_then(|before| before.recipe.as_ref())
-            .map(|old| gone(old, &planner.recipe))
-            .unwrap_or_default(),
+        gone: planner.gone(before.as_ref()),
         sending: sending(base, &layers, before.as_ref()),
         compared_with: before.map(|before| before.earlier),
         layers,
         totals,
     })
+}
+
+fn layers_of(base: Option<&BaseImage>) -> usize {
+    base.map_or(ASSUMED_LAYERS, |base| base.layers.len())
+}
+
+fn planned_base(spec: &ImageSpec, base: Option<&BaseImage>) -> PlannedBase {
+    PlannedBase {
+        image: spec.base.to_string(),
+        known: base.is_some(),
+        layers: layers_of(base),
+        bytes: base.map(|base| base.layers.iter().map(|layer| layer.size).sum()),
+    }
 }
 
 fn surveyed(site: &Site<'_>, store: &Store) -> Result<Option<Survey>> {
@@ -228,6 +232,11 @@ impl Planner<'_> {
     fn likely_key(&self, index: usize, before: Option<&Before>) -> Option<Digest> {
         let old = before?.recipe.as_ref()?;
         unchanged_key(old, &self.recipe, index)
+    }
+
+    fn gone(&self, before: Option<&Before>) -> Vec<String> {
+        let old = before.and_then(|before| before.recipe.as_ref());
+        old.map(|old| gone(old, &self.recipe)).unwrap_or_default()
     }
 
     fn why(&self, index: usize, before: Option<&Before>) -> Vec<Reason> {

@@ -18,6 +18,19 @@ impl fmt::Display for LayerState {
 /// How many reasons a person reads of one layer.
 const REASONS: usize = 6;
 
+/// What becomes of a layer.
+fn what(f: &mut fmt::Formatter<'_>, layer: &LayerOutlook) -> fmt::Result {
+    let bytes = match layer.bytes {
+        0 => String::new(),
+        bytes => human_bytes(bytes),
+    };
+    let state = match (layer.state, &layer.blob) {
+        (LayerState::Unknown, Some(_)) => "reuse?".to_owned(),
+        (state, _) => state.to_string(),
+    };
+    writeln!(f, "{state:8}{bytes:>9}  {}", layer.title)
+}
+
 /// The reasons, a line each, below the title.
 fn why(f: &mut fmt::Formatter<'_>, layer: &LayerOutlook) -> fmt::Result {
     for reason in layer.why.iter().take(REASONS) {
@@ -78,15 +91,7 @@ impl fmt::Display for BuildPlan {
         let count = counted(*layers, "layer");
         writeln!(f, "{state:8}{bytes:>9}  {image}: {count}")?;
         for layer in &self.layers {
-            let bytes = match layer.bytes {
-                0 => String::new(),
-                bytes => human_bytes(bytes),
-            };
-            let state = match (layer.state, &layer.blob) {
-                (LayerState::Unknown, Some(_)) => "reuse?".to_owned(),
-                (state, _) => state.to_string(),
-            };
-            writeln!(f, "{state:8}{bytes:>9}  {}", layer.title)?;
+            what(f, layer)?;
             if self.compared_with.is_some() {
                 why(f, layer)?;
             }

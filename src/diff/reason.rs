@@ -223,10 +223,6 @@ fn settings(old: &LayerRecipe, new: &LayerRecipe) -> Vec<Reason> {
 /// What is different about the packages of a layer, by name.
 fn packages((old, at): (&Recipe, usize), (new, index): (&Recipe, usize)) -> Vec<Reason> {
     let (places, now) = (old.places(), new.places());
-    let title = |recipe: &Recipe, at: usize| {
-        let layer = recipe.layers.get(at);
-        layer.map(|layer| layer.title.clone()).unwrap_or_default()
-    };
     let mut found = BTreeMap::new();
     for (id, (_, package)) in now.iter().filter(|(_, (layer, _))| *layer == index) {
         let name = id.to_string();
@@ -254,20 +250,27 @@ fn packages((old, at): (&Recipe, usize), (new, index): (&Recipe, usize)) -> Vec<
         };
         found.insert(*id, reason);
     }
-    for (id, (_, before)) in places.iter().filter(|(_, (layer, _))| *layer == at) {
+    let before = places.iter().filter(|(_, (layer, _))| *layer == at);
+    for (id, (_, before)) in before {
         let package = id.to_string();
-        let reason = match now.get(id) {
+        let to = now.get(id).map(|(layer, _)| *layer);
+        let reason = match to {
+            Some(layer) if layer == index => continue,
+            Some(layer) => Reason::MovedAway {
+                package,
+                to: title(new, layer),
+            },
             None => Reason::Removed {
                 package,
                 from: before.package.to_string(),
             },
-            Some((layer, _)) if *layer != index => Reason::MovedAway {
-                package,
-                to: title(new, *layer),
-            },
-            Some(_) => continue,
         };
         found.insert(*id, reason);
     }
     found.into_values().collect()
+}
+
+fn title(recipe: &Recipe, at: usize) -> String {
+    let layer = recipe.layers.get(at);
+    layer.map(|layer| layer.title.clone()).unwrap_or_default()
 }

@@ -147,6 +147,24 @@ fn images_compare_wherever_they_are() {
         let found = diff(&project, "old", same);
         assert_eq!(found["same"], true, "{same}: {found}");
     }
+    // Another cache has none of it: layers that both have are not fetched, the others are.
+    let elsewhere = Project::new("channels: []\ndependencies: []\n");
+    elsewhere.ok(&["diff", &pushed, &pushed]);
+    let blobs = || {
+        fs::read_dir(elsewhere.cache.join("blobs/sha256"))
+            .unwrap()
+            .count()
+    };
+    assert_eq!(blobs(), 2, "a manifest and a config");
+    let lock = project.path("new.lock.yml").display().to_string();
+    let found = diff(&elsewhere, &pushed, &lock);
+    assert_eq!(found["totals"]["changed"], 1, "{found}");
+    assert!(blobs() > 2);
+}
+
+#[test]
+fn what_a_daemon_holds_compares() {
+    let project = project();
     let daemon = fixture("DOCKER_HOST");
     let with_daemon = |args: &[&str]| {
         let mut command = command(&project, args);
@@ -172,20 +190,6 @@ fn images_compare_wherever_they_are() {
     assert_eq!(found["facts"], json!([]));
     assert_eq!(found["layers"]["added"], json!([]));
     assert_eq!(found["layers"]["removed"], json!([]));
-
-    // Another cache has none of it: layers that both have are not fetched, the others are.
-    let elsewhere = Project::new("channels: []\ndependencies: []\n");
-    elsewhere.ok(&["diff", &pushed, &pushed]);
-    let blobs = || {
-        fs::read_dir(elsewhere.cache.join("blobs/sha256"))
-            .unwrap()
-            .count()
-    };
-    assert_eq!(blobs(), 2, "a manifest and a config");
-    let lock = project.path("new.lock.yml").display().to_string();
-    let found = diff(&elsewhere, &pushed, &lock);
-    assert_eq!(found["totals"]["changed"], 1, "{found}");
-    assert!(blobs() > 2);
 }
 
 #[test]

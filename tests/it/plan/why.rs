@@ -82,7 +82,11 @@ fn each_change_is_named() {
     insta::with_settings!({filters => vec![(r"other 1, .*", "other 1, SIZE")]}, {
         insta::assert_snapshot!(text);
     });
+}
 
+#[test]
+fn other_settings_are_named() {
+    let project = built(&["hello-demo=1.1", "names-demo=1.1"]);
     let moved = dry(&project, &[&ARGS, &["--prefix", "/srv/env"][..]].concat());
     let moved = reasons(&moved);
     let prefix = |title: &str| format!("{title}: prefix /opt/conda /srv/env");
