@@ -1,6 +1,8 @@
 //! The one error type: what went wrong, where, why, and the way out.
 
-use std::fmt;
+use std::{fmt, io, path::Path};
+
+use crate::space;
 
 /// Exit status of the process, documented in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +61,22 @@ impl Error {
         Self::new(Exit::Environment, what)
     }
 
-    /// An I/O error on a local path.
-    pub fn io(doing: &str, path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
-        Self::environment(format!("cannot {doing} {}", path.as_ref().display())).why(source)
+    /// An I/O error on a local path; a full disk says how full ([`space::full`]).
+    pub fn io(doing: &str, path: impl AsRef<Path>, source: io::Error) -> Self {
+        let path = path.as_ref();
+        source.downcast::<Self>().unwrap_or_else(|source| {
+            if space::is_full(&source) {
+                return space::full(path, None, &source);
+            }
+            Self::environment(format!("cannot {doing} {}", path.display())).why(source)
+        })
+    }
+
+    /// The error that an I/O error carries, else `what` with it as the reason.
+    pub fn of_io(what: &str, source: io::Error) -> Self {
+        source
+            .downcast::<Self>()
+            .unwrap_or_else(|source| Self::environment(what).why(chain(&source)))
     }
 
     /// Where it is: `file:line:column`, a package, a URL.

@@ -28,6 +28,7 @@ pub mod registry;
 pub mod report;
 pub mod secret;
 pub mod sink;
+pub mod space;
 pub mod spec;
 pub mod store;
 pub mod wheel;

@@ -8,10 +8,11 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::Store;
+use super::{Store, note_use};
 use crate::{
     digest::{Digest, Hashing},
     error::{Error, Result},
+    space::Watched,
 };
 
 /// Blobs are world-readable, as a registry's or a shared cache's are; tempfile makes 0600.
@@ -69,8 +70,9 @@ impl Store {
     pub fn put_blob(&self, bytes: &[u8]) -> Result<(Digest, u64)> {
         let digest = Digest::of(bytes);
         let size = bytes.len() as u64;
-        if !self.has_blob(&digest, size) {
-            self.write_file(&self.blob_path(&digest), bytes)?;
+        let path = self.blob_path(&digest);
+        if !(self.has_blob(&digest, size) && note_use(&path)) {
+            self.write_file(&path, bytes, READABLE)?;
         }
         Ok((digest, size))
     }
@@ -80,8 +82,16 @@ impl Store {
     /// # Errors
     /// When it cannot be made.
     pub fn blob_writer(&self) -> Result<BlobWriter> {
+        self.blob_writer_of(None)
+    }
+
+    /// As [`Store::blob_writer`] for a file whose size in bytes is known before.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn blob_writer_of(&self, size: Option<u64>) -> Result<BlobWriter> {
         Ok(BlobWriter {
-            out: Hashing::new(self.temp_file()?),
+            out: Hashing::new(Watched::new(self.temp_file()?, self.tmp_dir(), size)),
             store: self.clone(),
         })
     }
@@ -101,7 +111,7 @@ impl Store {
 
 /// A blob being written. Dropped unfinished, it leaves nothing.
 pub struct BlobWriter {
-    out: Hashing<NamedTempFile>,
+    out: Hashing<Watched<NamedTempFile>>,
     store: Store,
 }
 
@@ -123,7 +133,7 @@ impl BlobWriter {
     pub fn finish(self) -> Result<(Digest, u64)> {
         let store = self.store.clone();
         let (file, digest, size) = self.out.finish();
-        persist(file, &store.blob_path(&digest), READABLE)?;
+        persist(file.into_inner(), &store.blob_path(&digest), READABLE)?;
         Ok((digest, size))
     }
 
@@ -142,7 +152,7 @@ impl BlobWriter {
         if digest != *expected {
             return Ok(Err((digest, size)));
         }
-        persist(file, &place(&store), READABLE)?;
+        persist(file.into_inner(), &place(&store), READABLE)?;
         Ok(Ok(size))
     }
 
@@ -150,17 +160,18 @@ impl BlobWriter {
     pub fn digest(&self) -> Digest {
         self.out.digest()
     }
-
-    pub(super) fn finish_at(self, path: &Path, mode: u32) -> Result<()> {
-        let (file, _, _) = self.out.finish();
-        persist(file, path, mode)
-    }
 }
 
+/// Names a temporary file once its content is on the disk.
 pub(super) fn persist(file: NamedTempFile, path: &Path, mode: u32) -> Result<()> {
+    let synced = file.as_file().sync_all();
+    synced.map_err(|e| Error::io("write", path, e))?;
+    rename(file, path, mode)
+}
+
+pub(super) fn rename(file: NamedTempFile, path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let named = |e| Error::io("write", path, e);
-    file.as_file().sync_all().map_err(named)?;
     let permissions = fs::Permissions::from_mode(mode);
     file.as_file().set_permissions(permissions).map_err(named)?;
     file.persist(path).map_err(|e| named(e.error))?;
@@ -203,17 +214,20 @@ mod tests {
     }
 
     #[test]
-    fn dead_writers_are_swept() {
+    fn what_the_dead_left_is_swept_and_nothing_of_the_living() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let dead = store.tmp_dir().join("999999999-abc");
-        let folder = store.tmp_dir().join("999999999-def");
-        let mine = store.tmp_dir().join(format!("{}-abc", std::process::id()));
-        fs::write(&dead, b"").unwrap();
+        let file = store.tmp_dir().join("1-abc");
+        let folder = store.tmp_dir().join("1-def");
+        let lock = store.locks_dir().join("layer-abc");
+        fs::write(&file, b"").unwrap();
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("file"), b"").unwrap();
-        fs::write(&mine, b"").unwrap();
+        fs::write(&lock, b"").unwrap();
         Store::open(dir.path()).unwrap();
-        assert!(!dead.exists() && !folder.exists() && mine.exists());
+        assert!(file.exists() && folder.exists() && lock.exists());
+        drop(store);
+        Store::open(dir.path()).unwrap();
+        assert!(!file.exists() && !folder.exists() && !lock.exists());
     }
 }

@@ -25,7 +25,7 @@ impl Store {
         // Without blanks: those of large environments have half a megabyte.
         let bytes = serde_json::to_vec(recipe)
             .map_err(|e| Error::new(Exit::Internal, "cannot write JSON").why(e))?;
-        self.write_file(&self.recipe_record(manifest), &bytes)
+        self.write_record(&self.recipe_record(manifest), &bytes)
     }
 
     /// The image that was built of this environment file last; its name is the file's path.

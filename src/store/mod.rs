@@ -17,65 +17,109 @@
 //! pythons/<key>/       a Python that compiles them
 //! repodata/            channel indexes, kept by the repodata gateway
 //! tmp/                 files being written
+//! lock, locks/         who uses the cache, and who is making what
 //! ```
 //!
 //! A file appears under its name only when it is whole: it is written under `tmp/`, synced, and
-//! renamed. A process killed at any moment leaves at most a stray file in `tmp/`, which the next
-//! run removes when the process that wrote it is gone.
+//! renamed. A process killed at any moment leaves at most stray files in `tmp/` and `locks/`, which
+//! the next one that finds itself alone removes. When something was last used is the time of its
+//! record or, without one, its own: file systems do not keep access times.
+//!
+//! # After a power cut
+//!
+//! A record never names a blob that is not whole: the blob is synced before it is renamed, and
+//! its folder before the record is written, for POSIX does not say that an older rename reaches
+//! the disk first (ext4's and XFS's journals keep that order, btrfs's need not). Records
+//! themselves are not synced but for the names of images, the one thing that a build promises: a
+//! record that the cut left empty or short is no JSON, and counts as one that was never written.
 
 mod blobs;
 mod history;
+mod lock;
+mod prune;
 mod pyc;
 mod records;
+mod size;
+mod things;
+mod verify;
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
 };
 
 pub use blobs::BlobWriter;
+pub use lock::{Alone, MadeOnce};
+pub use prune::Policy;
 pub use records::{BuiltLayer, StoredImage};
+pub use size::parse_size;
+pub use things::{Kind, Thing};
+pub use verify::{Damage, Verified};
 
 use crate::error::{Error, Result};
 
-/// The cache folder, opened. Cheap to clone.
+const FOLDERS: [&str; 17] = [
+    "blobs/sha256",
+    "packages",
+    "wheels",
+    "facts",
+    "aliases/md5",
+    "layers",
+    "surveys",
+    "images",
+    "recipes",
+    "builds",
+    "bases",
+    "pip",
+    "pyc",
+    "pythons",
+    "repodata",
+    "locks",
+    "tmp",
+];
+
+/// The cache folder, opened: nothing of it is removed until the last clone is dropped. Cheap to
+/// clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    /// Holds this process's share of the lock.
+    in_use: Arc<File>,
 }
 
 impl Store {
-    /// Opens the cache, making its folders.
+    /// Opens the cache, making its folders; waits while another process removes things from it.
     ///
     /// # Errors
-    /// When the folder cannot be made or written.
+    /// When the folder cannot be made, written or locked.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let store = Self { root: root.into() };
-        for folder in [
-            "blobs/sha256",
-            "packages",
-            "wheels",
-            "facts",
-            "aliases/md5",
-            "layers",
-            "surveys",
-            "images",
-            "recipes",
-            "builds",
-            "bases",
-            "pip",
-            "pyc",
-            "pythons",
-            "repodata",
-            "tmp",
-        ] {
-            let path = store.root.join(folder);
+        Self::open_or_wait(root, || {})
+    }
+
+    /// As [`Store::open`]; calls `waiting` before it waits for long.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_or_wait(root: impl Into<PathBuf>, waiting: impl FnOnce()) -> Result<Self> {
+        let root = root.into();
+        for folder in FOLDERS {
+            let path = root.join(folder);
             fs::create_dir_all(&path).map_err(|e| {
                 Error::io("make the cache folder", &path, e)
                     .hint("set IMGBUILD_CACHE_DIR to a folder that can be written")
             })?;
         }
-        store.sweep_tmp();
+        let (lock, alone) = lock::enter(&root, waiting)?;
+        let store = Self {
+            root,
+            in_use: Arc::new(lock),
+        };
+        if alone {
+            store.sweep();
+            lock::share(&store.in_use, || {}).map_err(|e| Error::io("lock", &store.root, e))?;
+        }
         Ok(store)
     }
 
@@ -118,14 +162,9 @@ impl Store {
     /// # Errors
     /// When it cannot be written.
     pub fn put_pip_file(&self, name: &str, bytes: &[u8], mode: u32) -> Result<PathBuf> {
-        use std::io::Write;
         let path = self.pip_dir().join(name);
-        if !path.exists() {
-            let mut writer = self.blob_writer()?;
-            writer
-                .write_all(bytes)
-                .map_err(|e| Error::io("write", &path, e))?;
-            writer.finish_at(&path, mode)?;
+        if !note_use(&path) {
+            self.write_file(&path, bytes, mode)?;
         }
         Ok(path)
     }
@@ -135,31 +174,36 @@ impl Store {
         self.root.join("tmp")
     }
 
-    /// Removes what killed processes left: temporary files carry their writer's pid.
-    fn sweep_tmp(&self) {
-        let Ok(entries) = fs::read_dir(self.tmp_dir()) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let writer = name.to_str().and_then(|n| n.split_once('-')).map(|n| n.0);
-            let alive = writer.is_some_and(|pid| Path::new("/proc").join(pid).exists());
-            if !alive {
-                // Another process may have swept it first.
-                let _ = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    true => fs::remove_dir_all(entry.path()),
-                    false => fs::remove_file(entry.path()),
-                };
-            }
+    /// Removes what killed processes left. Only for who holds the cache alone.
+    fn sweep(&self) {
+        let folders = [self.tmp_dir(), self.locks_dir()];
+        for entry in folders.iter().flat_map(fs::read_dir).flatten().flatten() {
+            // What cannot be removed stays for the next run.
+            let _ = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                true => fs::remove_dir_all(entry.path()),
+                false => fs::remove_file(entry.path()),
+            };
         }
     }
 
-    fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        use std::io::Write;
-        let mut writer = self.blob_writer()?;
-        writer
-            .write_all(bytes)
-            .map_err(|e| Error::io("write", path, e))?;
-        writer.finish_at(path, blobs::READABLE)
+    fn write_file(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+        let file = self.temp_file()?;
+        fs::write(file.path(), bytes).map_err(|e| Error::io("write", path, e))?;
+        blobs::persist(file, path, mode)
     }
+
+    /// Writes a file that may be lost in a power cut.
+    fn write_record(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let file = self.temp_file()?;
+        fs::write(file.path(), bytes).map_err(|e| Error::io("write", path, e))?;
+        blobs::rename(file, path, blobs::READABLE)
+    }
+}
+
+/// Notes that something is used; whether it is there.
+pub(crate) fn note_use(path: &Path) -> bool {
+    // Another user's file cannot be marked, and then ages.
+    File::open(path)
+        .map(|file| file.set_modified(SystemTime::now()))
+        .is_ok()
 }

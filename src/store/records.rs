@@ -1,14 +1,18 @@
 //! Small JSON records: built layers by key, surveys, and images and bases by name.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::Store;
+use super::{Store, note_use};
 use crate::{
     base::BaseImage,
     digest::{DiffId, Digest},
     error::{Error, Result},
+    image::Manifest,
 };
 
 /// A layer that exists as a blob in the store.
@@ -40,7 +44,7 @@ pub struct StoredImage {
 impl Store {
     /// The layer built for a key, if its blob is still here.
     pub fn built_layer(&self, key: &Digest) -> Option<BuiltLayer> {
-        let layer: BuiltLayer = read_json(&self.layer_record(key))?;
+        let layer: BuiltLayer = read_used(&self.layer_record(key))?;
         self.has_blob(&layer.digest, layer.size).then_some(layer)
     }
 
@@ -49,12 +53,13 @@ impl Store {
     /// # Errors
     /// When the record cannot be written.
     pub fn put_built_layer(&self, key: &Digest, layer: &BuiltLayer) -> Result<()> {
+        self.sync_blob_names()?;
         self.write_json(&self.layer_record(key), layer)
     }
 
     /// A survey kept under its key.
     pub fn survey<T: DeserializeOwned>(&self, key: &Digest) -> Option<T> {
-        read_json(&self.survey_record(key))
+        read_used(&self.survey_record(key))
     }
 
     /// Keeps a survey.
@@ -67,7 +72,7 @@ impl Store {
 
     /// What the archive with this sha256 was found to say of itself.
     pub fn facts<T: DeserializeOwned>(&self, package: &Digest) -> Option<T> {
-        read_json(&self.facts_record(package))
+        read_used(&self.facts_record(package))
     }
 
     /// Keeps what an archive says of itself; it need not be here for that any more.
@@ -80,7 +85,9 @@ impl Store {
 
     /// The sha256 of the archive that was found to have this md5, in hexadecimal digits.
     pub fn sha256_of_md5(&self, md5: &str) -> Option<Digest> {
-        fs::read_to_string(self.md5_alias(md5)).ok()?.parse().ok()
+        let path = self.md5_alias(md5);
+        note_use(&path);
+        fs::read_to_string(path).ok()?.parse().ok()
     }
 
     /// Keeps which archive has this md5, so that a lock with no better hash needs no download.
@@ -88,20 +95,44 @@ impl Store {
     /// # Errors
     /// When it cannot be written.
     pub fn put_md5_alias(&self, md5: &str, sha256: &Digest) -> Result<()> {
-        self.write_file(&self.md5_alias(md5), sha256.hex().as_bytes())
+        self.write_record(&self.md5_alias(md5), sha256.hex().as_bytes())
     }
 
-    /// Names an image. Its blobs must be in the store already.
+    /// Names an image. Its blobs must be in the store already. Unlike other records, the name is
+    /// on the disk afterwards.
     ///
     /// # Errors
     /// When the record cannot be written.
     pub fn put_image(&self, image: &StoredImage) -> Result<()> {
-        self.write_json(&self.image_record(&image.reference), image)
+        self.sync_blob_names()?;
+        let path = self.image_record(&image.reference);
+        self.write_json(&path, image)?;
+        let file = File::open(&path).and_then(|file| file.sync_all());
+        file.map_err(|e| Error::io("sync", &path, e))?;
+        sync_folder(&self.root().join("images"))
     }
 
-    /// The image of that full reference.
+    /// The image of that full reference, if all its blobs are still here.
     pub fn image(&self, reference: &str) -> Option<StoredImage> {
-        read_json(&self.image_record(reference))
+        let image: StoredImage = read_used(&self.image_record(reference))?;
+        self.lacks(&image.manifest).is_none().then_some(image)
+    }
+
+    /// The first blob of an image that is not here with its size; nothing when all are.
+    pub(super) fn lacks(&self, manifest: &Digest) -> Option<Digest> {
+        let Some(blobs) = self.blobs_of(manifest) else {
+            return Some(*manifest);
+        };
+        let lost = |(digest, size): &(Digest, u64)| !self.has_blob(digest, *size);
+        blobs.into_iter().find(lost).map(|(digest, _)| digest)
+    }
+
+    /// The blobs that a manifest names, and their sizes in bytes; nothing when it is not here, or
+    /// not what its digest says.
+    pub(super) fn blobs_of(&self, manifest: &Digest) -> Option<Vec<(Digest, u64)>> {
+        let parsed = Manifest::parse(&self.read_blob(manifest).ok()?).ok()?;
+        let named = std::iter::once(&parsed.config).chain(&parsed.layers);
+        Some(named.map(|blob| (blob.digest, blob.size)).collect())
     }
 
     /// Keeps what a base image is, under its name. Its blobs must be in the store already.
@@ -109,13 +140,14 @@ impl Store {
     /// # Errors
     /// When the record cannot be written.
     pub fn put_base(&self, name: &str, base: &BaseImage) -> Result<()> {
+        self.sync_blob_names()?;
         self.write_json(&self.base_record(name), base)
     }
 
     /// What the base image of that name was when it was last loaded, if all its layers are still
     /// here.
     pub fn base(&self, name: &str) -> Option<BaseImage> {
-        let base: BaseImage = read_json(&self.base_record(name))?;
+        let base: BaseImage = read_used(&self.base_record(name))?;
         let mut layers = base.layers.iter();
         let whole = layers.all(|layer| self.has_blob(&layer.digest, layer.size));
         whole.then_some(base)
@@ -148,14 +180,30 @@ impl Store {
         self.root().join("images").join(name + ".json")
     }
 
-    pub(super) fn write_json(&self, path: &std::path::Path, value: &impl Serialize) -> Result<()> {
+    pub(super) fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(value)
             .map_err(|e| Error::new(crate::error::Exit::Internal, "cannot write JSON").why(e))?;
-        self.write_file(path, &bytes)
+        self.write_record(path, &bytes)
+    }
+
+    /// Puts the names of blobs on the disk, before a record names one of them.
+    fn sync_blob_names(&self) -> Result<()> {
+        sync_folder(&self.root().join("blobs/sha256"))
     }
 }
 
+fn sync_folder(path: &Path) -> Result<()> {
+    let synced = File::open(path).and_then(|folder| folder.sync_all());
+    synced.map_err(|e| Error::io("sync", path, e))
+}
+
 /// A record that is missing or unreadable is one that was never written: it is made again.
-pub(super) fn read_json<T: DeserializeOwned>(path: &std::path::Path) -> Option<T> {
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn read_used<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let record = read_json(path)?;
+    note_use(path);
+    Some(record)
 }

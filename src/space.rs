@@ -1,0 +1,170 @@
+//! A disk that is full: which folder, how much room is there, how much is needed, the way out.
+
+use std::{
+    io::{self, ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use crate::{error::Error, report::human_bytes};
+
+const WAY_OUT: &str = "`imgbuild cache prune` makes room in the cache; IMGBUILD_CACHE_DIR puts \
+                       the cache on another disk";
+
+/// What was written when the room ended, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Written so far.
+    pub written: u64,
+    /// The whole, where that is known.
+    pub total: Option<u64>,
+}
+
+/// Whether an error says that there is no more room: on the disk, or in the user's quota.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
+}
+
+/// Whether any of an error's sources says so.
+pub fn is_full_in(error: &(dyn std::error::Error + 'static)) -> bool {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(is_full)
+}
+
+/// The error for a write at `path` that found no room.
+pub fn full(path: &Path, progress: Option<Progress>, source: &io::Error) -> Error {
+    let folder = path.ancestors().find(|path| path.is_dir());
+    let folder = folder.unwrap_or(path);
+    let mut error = Error::environment(format!("no space left for {}", path.display()));
+    if let Some(room) = room(folder) {
+        error = error.why(format!(
+            "{} has {} free",
+            folder.display(),
+            human_bytes(room)
+        ));
+    }
+    match progress {
+        Some(Progress {
+            written,
+            total: Some(total),
+        }) => {
+            error = error.why(format!(
+                "{} are needed there, {} of them were written",
+                human_bytes(total.max(written)),
+                human_bytes(written)
+            ));
+        }
+        Some(Progress { written, .. }) => {
+            error = error.why(format!(
+                "{} were written, and there was more to come",
+                human_bytes(written)
+            ));
+        }
+        None => {}
+    }
+    error.why(source).hint(WAY_OUT)
+}
+
+/// The bytes that an ordinary user may still write in a folder.
+fn room(folder: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(folder).ok()?;
+    Some(stat.blocks_available() * stat.fragment_size())
+}
+
+/// A writer whose error, when there is no more room, is [`full`]'s. It goes through any
+/// [`io::Error`] up to [`Error::io`] or [`Error::of_io`], which take it out again.
+#[derive(Debug)]
+pub struct Watched<W> {
+    inner: W,
+    folder: PathBuf,
+    progress: Progress,
+}
+
+impl<W> Watched<W> {
+    /// Watches a writer to a file in `folder` that will have `total` bytes, where that is known.
+    pub fn new(inner: W, folder: PathBuf, total: Option<u64>) -> Self {
+        let progress = Progress { written: 0, total };
+        Self {
+            inner,
+            folder,
+            progress,
+        }
+    }
+
+    /// The writer.
+    pub fn into_inner(self) -> W {
+        self.inner
+    }
+
+    fn explain(&self, error: io::Error) -> io::Error {
+        match is_full(&error) {
+            true => io::Error::new(
+                error.kind(),
+                full(&self.folder, Some(self.progress), &error),
+            ),
+            false => error,
+        }
+    }
+}
+
+impl<W: Write> Write for Watched<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(buf).map_err(|e| self.explain(e))?;
+        self.progress.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush().map_err(|e| self.explain(e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Small(usize);
+
+    impl Write for Small {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            let n = buf.len().min(self.0);
+            self.0 -= n;
+            match n {
+                0 => Err(ErrorKind::StorageFull.into()),
+                n => Ok(n),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_message_goes_through_and_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        for (total, words) in [
+            (Some(9000), "9.0 kB are needed there, 1.0 kB of them"),
+            (None, "1.0 kB were written, and there was more"),
+        ] {
+            let mut writer = Watched::new(Small(1000), dir.path().to_owned(), total);
+            let source = writer.write_all(&[0; 4096]).unwrap_err();
+            let text = Error::io("write", "/elsewhere/file", source).to_string();
+            let place = format!("no space left for {}", dir.path().display());
+            assert!(text.starts_with(&place), "{text}");
+            assert!(text.contains(words) && text.contains(" free"), "{text}");
+            assert!(text.contains("hint: `imgbuild cache prune`"), "{text}");
+        }
+        let plain = io::Error::from(ErrorKind::QuotaExceeded);
+        let file = dir.path().join("no/such/file");
+        let text = Error::io("write", &file, plain).to_string();
+        let folder = format!("why: {} has ", dir.path().display());
+        assert!(text.contains(&folder), "{text}");
+        let other = Error::io("write", &file, ErrorKind::NotFound.into()).to_string();
+        assert!(other.starts_with("cannot write "), "{other}");
+    }
+}
