@@ -69,14 +69,22 @@ pub fn full(path: &Path, progress: Option<Progress>, source: &io::Error) -> Erro
     error.why(source).hint(WAY_OUT)
 }
 
+/// An I/O error that carries [`full`]'s where there is no more room at `path`, for those who can
+/// only give an [`io::Error`]: [`Error::io`] and [`Error::of_io`] take it out again.
+pub fn explained(error: io::Error, path: &Path, progress: Option<Progress>) -> io::Error {
+    match is_full(&error) && error.get_ref().is_none() {
+        true => io::Error::new(error.kind(), full(path, progress, &error)),
+        false => error,
+    }
+}
+
 /// The bytes that an ordinary user may still write in a folder.
 fn room(folder: &Path) -> Option<u64> {
     let stat = nix::sys::statvfs::statvfs(folder).ok()?;
     Some(stat.blocks_available() * stat.fragment_size())
 }
 
-/// A writer whose error, when there is no more room, is [`full`]'s. It goes through any
-/// [`io::Error`] up to [`Error::io`] or [`Error::of_io`], which take it out again.
+/// A writer whose errors are [`explained`].
 #[derive(Debug)]
 pub struct Watched<W> {
     inner: W,
@@ -101,13 +109,7 @@ impl<W> Watched<W> {
     }
 
     fn explain(&self, error: io::Error) -> io::Error {
-        match is_full(&error) {
-            true => io::Error::new(
-                error.kind(),
-                full(&self.folder, Some(self.progress), &error),
-            ),
-            false => error,
-        }
+        explained(error, &self.folder, Some(self.progress))
     }
 }
 

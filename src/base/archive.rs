@@ -22,6 +22,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     report::Reporter,
+    space::Watched,
     store::Store,
 };
 
@@ -92,7 +93,8 @@ impl Archive {
         let dir = store.tmp_dir();
         let mut file = tempfile::tempfile_in(&dir).map_err(|e| Error::io("write in", &dir, e))?;
         let task = reporter.bytes("reading the base image", None);
-        copy(from, &mut file, &task).map_err(|e| e.at(&place))?;
+        let mut out = Watched::new(&mut file, dir, None);
+        copy(from, &mut out, &task).map_err(|e| e.at(&place))?;
         Self::index(place, file)
     }
 

@@ -117,7 +117,7 @@ pub(super) fn import(
         ))
         .at(files.place()));
     }
-    let mut writer = store.blob_writer()?;
+    let mut writer = store.blob_writer_of(Some(size))?;
     let task = reporter.bytes(label(digest), Some(size));
     copy(reader, &mut writer, &task).map_err(|e| e.at(files.place()))?;
     match writer.finish_expecting(digest, |store| store.blob_path(digest))? {
@@ -141,7 +141,7 @@ pub(super) fn copy(mut from: impl Read, to: &mut impl Write, task: &Task) -> Res
             Err(e) => return Err(Error::environment("cannot read the base image").why(e)),
         };
         to.write_all(&buffer[..n])
-            .map_err(|e| Error::environment("cannot write to the cache").why(e))?;
+            .map_err(|e| Error::of_io("cannot write to the cache", e))?;
         task.add(n as u64);
         total += n as u64;
     }

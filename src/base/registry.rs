@@ -258,10 +258,18 @@ async fn fetch(
     if loader.store.has_blob(digest, size) {
         return Ok(());
     }
+    let waiting = || {
+        let line = format!("Waiting for another build that downloads {label}");
+        loader.reporter.step(line);
+    };
+    let _made_once = loader.store.lock_download(&digest.hex(), waiting).await?;
+    if loader.store.has_blob(digest, size) {
+        return Ok(());
+    }
     remote
         .retrying(|| async {
             let task = loader.reporter.bytes(label.as_str(), Some(size));
-            let mut writer = loader.store.blob_writer()?;
+            let mut writer = loader.store.blob_writer_of(Some(size))?;
             let received = receive(remote, digest, size, &mut writer, &task).await?;
             if received != size {
                 return Err(Failure {
@@ -326,7 +334,7 @@ async fn receive(
         }
         writer
             .write_all(&chunk)
-            .map_err(|e| Error::environment("cannot write to the cache").why(e))?;
+            .map_err(|e| Error::of_io("cannot write to the cache", e))?;
         task.add(chunk.len() as u64);
     }
     Ok(received)

@@ -29,7 +29,7 @@ use crate::{
     plan::{KeyInput, LayerPlan, Locked, PlannedLayer, layer_key},
     pyc::{Compiled, Compiler},
     report::human_bytes,
-    store::BuiltLayer,
+    store::{BuiltLayer, MadeOnce},
 };
 
 /// The annotation that tells what a layer was made of, so that it need not be made again.
@@ -197,6 +197,10 @@ impl PackageLayers<'_> {
         let Tools {
             store, compressors, ..
         } = self.tools;
+        let _made_once = made_once(self.tools, &task.key, &task.planned.title)?;
+        if let Some(made) = store.built_layer(&task.key) {
+            return Ok(made);
+        }
         let folders = self.environment.site.place.folders.clone();
         let layer = build_layer(store, compressors, folders, |sink| {
             task.packages
@@ -327,15 +331,7 @@ impl Code {
         let (key, title) = (self.key()?, self.title());
         let built = match tools.store.built_layer(&key) {
             Some(built) => built,
-            None => {
-                let folders = self.place.folders.clone();
-                let built = build_layer(tools.store, tools.compressors, folders, |sink| {
-                    self.files.write(&self.place.root, sink)
-                })?;
-                tools.store.put_built_layer(&key, &built)?;
-                report(tools, &title, &built);
-                built
-            }
+            None => self.make(&key, &title, tools)?,
         };
         Ok(TopLayer {
             built,
@@ -343,6 +339,29 @@ impl Code {
             annotations: annotations(&key),
         })
     }
+
+    fn make(&self, key: &Digest, title: &str, tools: &Tools<'_>) -> Result<BuiltLayer> {
+        let _made_once = made_once(tools, key, title)?;
+        if let Some(made) = tools.store.built_layer(key) {
+            return Ok(made);
+        }
+        let folders = self.place.folders.clone();
+        let built = build_layer(tools.store, tools.compressors, folders, |sink| {
+            self.files.write(&self.place.root, sink)
+        })?;
+        tools.store.put_built_layer(key, &built)?;
+        report(tools, title, &built);
+        Ok(built)
+    }
+}
+
+/// Waits while another build makes the layer.
+fn made_once(tools: &Tools<'_>, key: &Digest, title: &str) -> Result<MadeOnce> {
+    let waiting = || {
+        let line = format!("Waiting for another build that makes {title}");
+        tools.reporter.step(line);
+    };
+    tools.store.lock_layer(key, waiting)
 }
 
 fn annotations(key: &Digest) -> BTreeMap<String, String> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use rattler_solve::ChannelPriority;
 
-use super::report_file::ReportFile;
+use super::{cache::CacheArgs, report_file::ReportFile};
 use crate::{
     base::BaseSource,
     error::{Error, Exit},
@@ -55,6 +55,8 @@ pub(super) enum Command {
     Init(InitArgs),
     /// Say what a code means, why it comes, and the way out; list all codes without one.
     Explain(ExplainArgs),
+    /// Look at the cache, make it smaller, check it.
+    Cache(CacheArgs),
 }
 
 #[derive(Group)]

@@ -4,10 +4,10 @@ use std::{num::NonZeroUsize, path::Path, process::ExitCode, thread};
 
 use super::{
     args::{BuildArgs, Format},
-    interruptible,
+    cache, interruptible,
     lock::Locker,
     online::Online,
-    print, probe, push, runtime, stoppable, warn_all,
+    open_store, print, probe, push, runtime, stoppable, warn_all,
 };
 use crate::{
     base::{BaseImage, BaseSource},
@@ -37,8 +37,9 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
         push::check_online(args.locking.offline)?;
         push::check_names(&spec.tags)?;
     }
+    let bound = cache::bound()?;
     let job = args.probe.then(|| probe::job(&args.job, &spec.probe));
-    let store = Store::open(Store::default_root()?)?;
+    let store = open_store(reporter)?;
     let runtime = runtime()?;
     let outputs = args.outputs.clone();
     let clean_up = move || outputs.iter().for_each(sweep_unfinished);
@@ -67,12 +68,15 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     if args.push && exit == ExitCode::SUCCESS {
         push::push(&image, &spec.tags, &runtime, &store, reporter)?;
     }
+    if let Some(bytes) = bound {
+        cache::keep_bound(bytes, &image.digest, &store, reporter);
+    }
     Ok(exit)
 }
 
 /// Prints the plan; `--load`, `--push`, `--output` and `--probe` have no effect.
 fn dry_run(args: &BuildArgs, spec: &ImageSpec, reporter: &Reporter) -> Result<ExitCode> {
-    let store = Store::open(Store::default_root()?)?;
+    let store = open_store(reporter)?;
     let runtime = runtime()?;
     let plan = stoppable(
         &runtime,

@@ -8,7 +8,7 @@ use super::{
     args::{LockArgs, LockingArgs},
     gate, lock_file,
     online::Online,
-    print, runtime,
+    open_store, print, runtime,
     target::Base,
 };
 use crate::{
@@ -37,7 +37,7 @@ pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
     };
     let locker = Locker {
         spec: &spec,
-        store: &Store::open(Store::default_root()?)?,
+        store: &open_store(reporter)?,
         online: &online,
         runtime: runtime.handle(),
         reporter,

@@ -3,6 +3,7 @@
 mod args;
 mod build;
 mod diff;
+mod cache;
 mod explain;
 mod gate;
 mod given;
@@ -53,6 +54,7 @@ fn run(command: Command, reporter: &Reporter) -> Result<ExitCode> {
         Command::Diff(args) => diff::run(&args, reporter),
         Command::Init(args) => init::run(&args, reporter),
         Command::Explain(args) => explain::run(&args),
+        Command::Cache(args) => cache::run(&args, reporter),
     }
 }
 
@@ -104,6 +106,13 @@ async fn stopped() -> Error {
         _ = terminated.recv() => {}
     }
     Error::new(Exit::Interrupted, "stopped")
+}
+
+/// Opens the user's cache; waits while another imgbuild removes things from it.
+fn open_store(reporter: &Reporter) -> Result<Store> {
+    Store::open_or_wait(Store::default_root()?, || {
+        reporter.step("Waiting for another imgbuild that removes things from the cache");
+    })
 }
 
 /// The image that imgbuild's own store has under this name.

@@ -6,7 +6,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     args::{Format, JobArgs, ProbeArgs},
-    interruptible, print,
+    interruptible, open_store, print,
     report_file::{ReportFile, json},
     runtime, stored,
 };
@@ -46,7 +46,7 @@ pub(super) fn run(args: ProbeArgs, reporter: &Reporter) -> Result<ExitCode> {
     let Some(image) = &args.image else {
         return on_host(args.python, &job, args.format, reporter);
     };
-    let store = Store::open(Store::default_root()?)?;
+    let store = open_store(reporter)?;
     probe_and_print(image, &job, args.format, &runtime()?, &store, reporter)
 }
 

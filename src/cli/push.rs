@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use tokio::runtime::Runtime;
 
-use super::{args::PushArgs, interruptible, print, runtime, stored};
+use super::{args::PushArgs, interruptible, open_store, print, runtime, stored};
 use crate::{
     error::{Error, Result},
     image::Image,
@@ -14,7 +14,7 @@ use crate::{
 };
 
 pub(super) fn run(args: &PushArgs, reporter: &Reporter) -> Result<ExitCode> {
-    let store = Store::open(Store::default_root()?)?;
+    let store = open_store(reporter)?;
     let image = stored(&args.image, &store)?.ok_or_else(|| {
         Error::input(format!("imgbuild has no image '{}'", args.image)).hint(format!(
             "build it first: imgbuild build env.yml -t {}",

@@ -16,7 +16,7 @@ use crate::{
     digest::Digest,
     error::{Error, Result, chain},
     report::{Reporter, Task, human_bytes},
-    store::{BlobWriter, Store},
+    store::{BlobWriter, Store, note_use},
 };
 
 /// Downloads under way at once; more do not help one host, and hurt small ones.
@@ -52,6 +52,15 @@ pub(super) enum Expected {
     Sha256(Digest),
     /// Where a lock has no better one; the sha256 that was found for it is kept in the store.
     Md5(Md5Hash),
+}
+
+impl Expected {
+    fn hex(&self) -> String {
+        match self {
+            Self::Sha256(sha256) => sha256.hex(),
+            Self::Md5(md5) => hex::encode(md5),
+        }
+    }
 }
 
 /// Brings files of one kind (`packages`, `wheels`) into the store; those that are there are not
@@ -99,9 +108,10 @@ impl Download {
             Expected::Sha256(sha256) => Some(sha256),
             Expected::Md5(md5) => store.sha256_of_md5(&hex::encode(md5)),
         };
-        sha256.is_some_and(|sha256| (self.place_in)(store, &sha256).exists())
+        sha256.is_some_and(|sha256| note_use(&(self.place_in)(store, &sha256)))
     }
 
+    /// Downloads the file, unless another build does so meanwhile.
     async fn fetch(
         &self,
         client: &ClientWithMiddleware,
@@ -109,14 +119,24 @@ impl Download {
         reporter: &Reporter,
         all: &Task,
     ) -> Result<()> {
+        let waiting = || {
+            reporter.step(format_args!(
+                "Waiting for another build that downloads {}",
+                self.label
+            ));
+        };
+        let _made_once = store.lock_download(&self.hash.hex(), waiting).await?;
+        if self.is_in(store) {
+            return Ok(());
+        }
         let task = reporter.bytes(&self.label, self.size);
         let mut attempt = 1;
         let sink = loop {
             let sink = Sink {
-                writer: store.blob_writer()?,
+                writer: store.blob_writer_of(self.size)?,
                 md5: matches!(self.hash, Expected::Md5(_)).then(Md5::default),
             };
-            match self.stream(client, sink, &[&task, all]).await {
+            match self.stream(client, sink, store, &[&task, all]).await {
                 Ok(sink) => break sink,
                 Err(Failure::Final(e)) => return Err(e),
                 Err(Failure::Passing(passing)) if attempt < TRIES => {
@@ -171,6 +191,7 @@ impl Download {
         &self,
         client: &ClientWithMiddleware,
         mut sink: Sink,
+        store: &Store,
         progress: &[&Task],
     ) -> std::result::Result<Sink, Failure> {
         let mut write = |bytes: &[u8]| {
@@ -178,7 +199,7 @@ impl Download {
                 task.add(bytes.len() as u64);
             }
             sink.write(bytes)
-                .map_err(|e| Failure::Final(Error::environment("cannot write to the cache").why(e)))
+                .map_err(|e| Failure::Final(Error::io("write in", store.tmp_dir(), e)))
         };
         if let Some(path) = local_path(&self.url) {
             let cannot = |e| Failure::Final(Error::io("read", &path, e));

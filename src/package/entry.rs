@@ -59,7 +59,7 @@ pub trait EntrySink {
 
 /// What a sink that failed has to say of the package at `place`.
 pub fn sink_error(place: &str, e: io::Error) -> Error {
-    // A sink that does more than writing has an error of its own.
+    // A sink that does more than writing has an error of its own, and so has a full disk.
     e.downcast::<Error>().unwrap_or_else(|e| {
         Error::environment("cannot write a layer")
             .at(place)

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     digest::Hashing,
     error::{Error, Result},
+    space,
 };
 
 /// A package to link: its locked record, its archive, and what its `info/` says.
@@ -195,7 +196,10 @@ impl<'a> Linker<'a> {
         let source = listed.relative_path.clone();
         if self.lost(&target) {
             let mut held = tempfile::SpooledTempFile::new(1 << 20);
-            io::copy(content, &mut held).map_err(|e| self.damaged(e))?;
+            io::copy(content, &mut held).map_err(|e| match space::is_full(&e) {
+                true => Error::io("write in", std::env::temp_dir(), e),
+                false => self.damaged(e),
+            })?;
             let header = stat;
             self.held.insert(
                 source,

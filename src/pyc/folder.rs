@@ -17,7 +17,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::package::{Entry, EntryKind, EntrySink};
+use crate::{
+    package::{Entry, EntryKind, EntrySink},
+    space,
+};
 
 /// Writes those entries that `wanted` takes, by their path below the prefix.
 pub(super) struct FolderSink<'a> {
@@ -102,7 +105,10 @@ fn stays(target: &Path) -> bool {
 impl EntrySink for FolderSink<'_> {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
         match self.below(&entry.path).filter(|path| (self.wanted)(path)) {
-            Some(path) => self.write(path, entry, content),
+            Some(path) => {
+                let written = self.write(path, entry, content);
+                written.map_err(|e| space::explained(e, self.folder, None))
+            }
             None => io::copy(content, &mut io::sink()).map(drop),
         }
     }

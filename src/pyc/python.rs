@@ -20,6 +20,7 @@ use crate::{
     fetch,
     lock::LockedEnv,
     package::{Package, Prefix, place},
+    store::note_use,
 };
 
 /// Changes whenever the same packages would be unpacked in another way.
@@ -92,7 +93,7 @@ impl Wanted<'_> {
             folder: folder.clone(),
             inherits: false,
         };
-        let known = folder.is_dir();
+        let known = note_use(&folder);
         if !known {
             self.unpack(&packages, &key, workshop)?;
         }

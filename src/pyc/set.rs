@@ -17,7 +17,7 @@ use super::worker::Answer;
 use crate::{
     digest::Digest,
     error::{Error, Result},
-    store::Store,
+    store::{Store, note_use},
 };
 
 /// The longest index that is read, in bytes.
@@ -58,7 +58,9 @@ struct Part<F> {
 impl<'a> PycSet<'a> {
     /// Opens what is kept under the key; a damaged file is as good as none.
     pub(super) fn open(store: &'a Store, key: Digest) -> Self {
-        let kept = File::open(store.pyc_path(&key)).and_then(read_index).ok();
+        let path = store.pyc_path(&key);
+        note_use(&path);
+        let kept = File::open(path).and_then(read_index).ok();
         Self {
             store,
             key,

@@ -8,11 +8,15 @@ use std::{
 use serde_json::json;
 use tar::{Builder, EntryType, Header};
 
-use super::layout::{LAYOUT, atomically, descriptors};
+use super::{
+    folder_of,
+    layout::{LAYOUT, atomically, descriptors},
+};
 use crate::{
     digest::Digest,
     error::{Error, Result},
     image::{Image, Index},
+    space::Watched,
     store::Store,
 };
 
@@ -37,7 +41,9 @@ pub fn write_archive(
     store: &Store,
 ) -> Result<()> {
     let mut failure = None;
-    let written = atomically(dest, |file| {
+    let written = atomically(dest, archive_size(image), |file| {
+        let size = Some(archive_size(image));
+        let file = Watched::new(file, folder_of(dest).to_owned(), size);
         let mut out = io::BufWriter::with_capacity(1 << 20, file);
         match stream(image, names, kind, store, &mut out) {
             Ok(()) => out.flush(),
@@ -66,7 +72,7 @@ pub fn stream(
     store: &Store,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let failed = |e| Error::environment("cannot write the image archive").why(e);
+    let failed = |e| Error::of_io("cannot write the image archive", e);
     let mut tar = Builder::new(out);
     directory(&mut tar, "blobs/").map_err(failed)?;
     directory(&mut tar, "blobs/sha256/").map_err(failed)?;

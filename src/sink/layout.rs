@@ -7,6 +7,7 @@ use crate::{
     digest::Digest,
     error::{Error, Result},
     image::{Descriptor, Image, Index},
+    space::{Progress, explained},
     store::Store,
 };
 
@@ -98,16 +99,19 @@ fn copy_blob(store: &Store, digest: &Digest, size: u64, blobs: &Path) -> Result<
     }
     // A copy and not a hard link: who edits the output must not edit the cache.
     let mut from = store.open_blob(digest)?;
-    atomically(&dest, |file| std::io::copy(&mut from, file).map(|_| ()))
+    atomically(&dest, size, |file| {
+        std::io::copy(&mut from, file).map(|_| ())
+    })
 }
 
 fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    atomically(path, |file| file.write_all(bytes))
+    atomically(path, bytes.len() as u64, |file| file.write_all(bytes))
 }
 
-/// Writes a file under a temporary name and renames it when it is whole.
+/// Writes a file of about `size` bytes under a temporary name and renames it when it is whole.
 pub(super) fn atomically(
     path: &Path,
+    size: u64,
     write: impl FnOnce(&mut fs::File) -> std::io::Result<()>,
 ) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -117,7 +121,11 @@ pub(super) fn atomically(
         .tempfile_in(super::folder_of(path))
         // The temporary file's name, which tempfile adds, means nothing to anyone.
         .map_err(|e| named(e.kind().into()))?;
-    write(file.as_file_mut()).map_err(named)?;
+    write(file.as_file_mut()).map_err(|e| {
+        let written = file.as_file().metadata().map_or(0, |meta| meta.len());
+        let total = Some(size);
+        named(explained(e, path, Some(Progress { written, total })))
+    })?;
     let mode = fs::Permissions::from_mode(0o644);
     file.as_file().set_permissions(mode).map_err(named)?;
     file.persist(path).map_err(|e| named(e.error))?;

@@ -126,14 +126,18 @@ impl Write for BlobWriter {
 }
 
 impl BlobWriter {
-    /// Makes the file a blob under its digest; returns digest and size in bytes.
+    /// Makes the file a blob under its digest, unless that is here; returns digest and size in bytes.
     ///
     /// # Errors
     /// When it cannot be synced or renamed.
     pub fn finish(self) -> Result<(Digest, u64)> {
         let store = self.store.clone();
         let (file, digest, size) = self.out.finish();
-        persist(file.into_inner(), &store.blob_path(&digest), READABLE)?;
+        let path = store.blob_path(&digest);
+        // A file that is there was synced; one that went bad since is `verify`'s to find.
+        if !(store.has_blob(&digest, size) && note_use(&path)) {
+            persist(file.into_inner(), &path, READABLE)?;
+        }
         Ok((digest, size))
     }
 

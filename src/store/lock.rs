@@ -69,6 +69,13 @@ pub struct Alone<'a> {
     pub(super) store: &'a Store,
 }
 
+impl Alone<'_> {
+    /// The store that nothing else uses.
+    pub fn store(&self) -> &Store {
+        self.store
+    }
+}
+
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
         // It has the lock already, so this cannot wait; a failure leaves it with more than a share.

@@ -55,7 +55,7 @@ pub use lock::{Alone, MadeOnce};
 pub use prune::Policy;
 pub use records::{BuiltLayer, StoredImage};
 pub use size::parse_size;
-pub use things::{Kind, Thing};
+pub use things::{Kind, Role, Thing};
 pub use verify::{Damage, Verified};
 
 use crate::error::{Error, Result};

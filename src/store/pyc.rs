@@ -1,7 +1,12 @@
 //! Compiled Python files of packages, and the Pythons that compile them.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io,
+    path::PathBuf,
+};
 
+use nix::unistd::syncfs;
 use tempfile::{NamedTempFile, TempDir};
 
 use super::{
@@ -36,9 +41,12 @@ impl Store {
     /// first, its folder stays.
     ///
     /// # Errors
-    /// When it cannot be renamed.
+    /// When it cannot be synced or renamed.
     pub fn keep_python(&self, key: &Digest, made: TempDir) -> Result<()> {
         let path = self.python_path(key);
+        // Thousands of small files: one sync of all is far cheaper than one of each.
+        let synced = File::open(made.path()).and_then(|folder| Ok(syncfs(folder)?));
+        synced.map_err(|e| Error::io("sync", made.path(), e))?;
         match fs::rename(made.path(), &path) {
             Ok(()) => {
                 let _ = made.keep();

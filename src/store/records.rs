@@ -183,7 +183,10 @@ impl Store {
     pub(super) fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(value)
             .map_err(|e| Error::new(crate::error::Exit::Internal, "cannot write JSON").why(e))?;
-        self.write_record(path, &bytes)
+        match fs::read(path) {
+            Ok(known) if known == bytes && note_use(path) => Ok(()),
+            _ => self.write_record(path, &bytes),
+        }
     }
 
     /// Puts the names of blobs on the disk, before a record names one of them.

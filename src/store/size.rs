@@ -1,17 +1,12 @@
 //! Sizes as people write them.
 
-use crate::error::{Error, Result};
-
 /// Bytes from `50GB`, `1.5 TB` or `50GiB`. As ccache and docker read them: k, M, G and T are
 /// powers of 1000, Ki, Mi, Gi and Ti of 1024; the `B` may be left out, and so may the unit.
 ///
 /// # Errors
 /// When the text is no size.
-pub fn parse_size(text: &str) -> Result<u64> {
-    let bad = || {
-        Error::input(format!("'{text}' is not a size"))
-            .hint("write bytes with a unit, such as 50GB or 50GiB")
-    };
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let bad = || format!("'{text}' is not a size such as 50GB or 50GiB");
     let trimmed = text.trim();
     let digits = |c: char| c.is_ascii_digit() || c == '.';
     let (number, unit) = match trimmed.find(|c| !digits(c)) {

@@ -254,6 +254,8 @@ impl Thing {
     fn at(path: PathBuf, kind: Kind, role: Role) -> Option<Self> {
         let meta = fs::symlink_metadata(&path).ok()?;
         let (size, newest) = match meta.is_dir() {
+            // A Python's files are as old as in their packages.
+            true if kind == Kind::Pythons => (measured(&path).0, SystemTime::UNIX_EPOCH),
             true => measured(&path),
             false => (meta.len(), SystemTime::UNIX_EPOCH),
         };

@@ -1,5 +1,6 @@
 //! The tests that run the built program on real packages; `make test` makes what they need.
 
+mod cache;
 mod cli_errors;
 mod compression;
 mod conda_meta;
