@@ -66,7 +66,7 @@ impl Error {
         let path = path.as_ref();
         source.downcast::<Self>().unwrap_or_else(|source| {
             if space::is_full(&source) {
-                return space::full(path, None, &source);
+                return space::full(path, source.kind(), None);
             }
             Self::environment(format!("cannot {doing} {}", path.display())).why(source)
         })

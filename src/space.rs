@@ -27,53 +27,49 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// Whether any of an error's sources says so.
-pub fn is_full_in(error: &(dyn std::error::Error + 'static)) -> bool {
+/// [`full`]'s error for a write below `path`, where any source of `error` says so.
+pub fn full_in(error: &(dyn std::error::Error + 'static), path: &Path) -> Option<Error> {
     let sources = std::iter::successors(Some(error), |error| error.source());
-    sources
-        .filter_map(|error| error.downcast_ref::<io::Error>())
-        .any(is_full)
+    let mut sources = sources.filter_map(|error| error.downcast_ref::<io::Error>());
+    let found = sources.find(|error| is_full(error))?;
+    Some(full(path, found.kind(), None))
 }
 
-/// The error for a write at `path` that found no room.
-pub fn full(path: &Path, progress: Option<Progress>, source: &io::Error) -> Error {
+/// The error for a write at `path` that found no room. How much is needed is not known but for
+/// files whose size is.
+pub fn full(path: &Path, kind: ErrorKind, progress: Option<Progress>) -> Error {
     let folder = path.ancestors().find(|path| path.is_dir());
     let folder = folder.unwrap_or(path);
-    let mut error = Error::environment(format!("no space left for {}", path.display()));
-    if let Some(room) = room(folder) {
-        error = error.why(format!(
-            "{} has {} free",
-            folder.display(),
-            human_bytes(room)
-        ));
+    let mut error = match kind {
+        ErrorKind::QuotaExceeded => Error::environment(format!(
+            "your disk quota for {} is used up",
+            folder.display()
+        )),
+        _ => Error::environment(format!("no space left in {}", folder.display())),
+    };
+    if folder != path {
+        error = error.at(path.display());
     }
-    match progress {
-        Some(Progress {
-            written,
-            total: Some(total),
-        }) => {
-            error = error.why(format!(
-                "{} are needed there, {} of them were written",
-                human_bytes(total.max(written)),
-                human_bytes(written)
-            ));
-        }
-        Some(Progress { written, .. }) => {
-            error = error.why(format!(
-                "{} were written, and there was more to come",
-                human_bytes(written)
-            ));
-        }
-        None => {}
+    // A quota may end long before the disk does.
+    if let Some(room) = room(folder).filter(|_| kind != ErrorKind::QuotaExceeded) {
+        error = error.why(format!("{} are free there", human_bytes(room)));
     }
-    error.why(source).hint(WAY_OUT)
+    if let Some(Progress { written, total }) = progress {
+        let written = human_bytes(written);
+        error = error.why(match total {
+            Some(total) => format!("{} are needed, {written} were written", human_bytes(total)),
+            None => format!("{written} were written, and there was more to come"),
+        });
+    }
+    error.hint(WAY_OUT)
 }
 
 /// An I/O error that carries [`full`]'s where there is no more room at `path`, for those who can
 /// only give an [`io::Error`]: [`Error::io`] and [`Error::of_io`] take it out again.
 pub fn explained(error: io::Error, path: &Path, progress: Option<Progress>) -> io::Error {
-    match is_full(&error) && error.get_ref().is_none() {
-        true => io::Error::new(error.kind(), full(path, progress, &error)),
+    let is_explained = error.get_ref().is_some_and(|inner| inner.is::<Error>());
+    match is_full(&error) && !is_explained {
+        true => io::Error::new(error.kind(), full(path, error.kind(), progress)),
         false => error,
     }
 }
@@ -150,22 +146,23 @@ mod tests {
     fn the_message_goes_through_and_counts() {
         let dir = tempfile::tempdir().unwrap();
         for (total, words) in [
-            (Some(9000), "9.0 kB are needed there, 1.0 kB of them"),
+            (Some(9000), "9.0 kB are needed, 1.0 kB were written"),
             (None, "1.0 kB were written, and there was more"),
         ] {
             let mut writer = Watched::new(Small(1000), dir.path().to_owned(), total);
             let source = writer.write_all(&[0; 4096]).unwrap_err();
             let text = Error::io("write", "/elsewhere/file", source).to_string();
-            let place = format!("no space left for {}", dir.path().display());
+            let place = format!("no space left in {}", dir.path().display());
             assert!(text.starts_with(&place), "{text}");
-            assert!(text.contains(words) && text.contains(" free"), "{text}");
+            assert!(text.contains(words) && text.contains(" are free"), "{text}");
             assert!(text.contains("hint: `imgbuild cache prune`"), "{text}");
         }
         let plain = io::Error::from(ErrorKind::QuotaExceeded);
         let file = dir.path().join("no/such/file");
         let text = Error::io("write", &file, plain).to_string();
-        let folder = format!("why: {} has ", dir.path().display());
-        assert!(text.contains(&folder), "{text}");
+        let start = format!("your disk quota for {} is", dir.path().display());
+        assert!(text.starts_with(&start), "{text}");
+        assert!(text.contains(file.to_str().unwrap()), "{text}");
         let other = Error::io("write", &file, ErrorKind::NotFound.into()).to_string();
         assert!(other.starts_with("cannot write "), "{other}");
     }

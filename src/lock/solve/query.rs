@@ -15,6 +15,7 @@ use reqwest_middleware::ClientWithMiddleware;
 use crate::{
     error::{Error, Result, chain},
     lock::Channels,
+    space,
     store::Store,
 };
 
@@ -57,7 +58,10 @@ impl Index {
         let has_mirrors = !request.channels.mirrors.is_empty();
         match patiently(has_mirrors, || query(&request, &gateway)).await {
             Ok(data) => Ok(Self { data }),
-            Err(e) => Err(unreadable(&request, &gateway, e).await),
+            Err(e) => match space::full_in(&e, &store.repodata_dir()) {
+                Some(full) => Err(full),
+                None => Err(unreadable(&request, &gateway, e).await),
+            },
         }
     }
 

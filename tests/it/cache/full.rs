@@ -1,1 +1,158 @@
-//! x
+//! Disks that are full: on real small file systems, and where only the sync finds out.
+
+use std::path::Path;
+
+use super::{BUILD, names_in, project, strace::traced};
+use crate::{
+    mini::names,
+    support::{Output, Project, run},
+};
+
+/// Runs the first build on a file system of that size and the second one with room, both in one
+/// mount namespace. Prints what is left in `tmp/` between them.
+const SCRIPT: &str = r#"
+set -e
+folder=$1; size=$2; shift 2
+mkdir -p "$folder"
+mount -t tmpfs -o size="$size" tmpfs "$folder"
+"$@" && exit 99 || status=$?
+find "$folder" -name '.imgbuild-*'
+[ ! -e "$folder/tmp" ] || ls -A "$folder/tmp"
+mount -o remount,size=200m "$folder"
+"$@" --quiet
+exit $((status + 50))
+"#;
+
+/// Builds while `folder` is that small: the first build's error, and the digest of the second,
+/// which has room; nothing where the first one had enough.
+fn squeezed(project: &Project, folder: &Path, size: &str, more: &[&str]) -> Option<Output> {
+    let mut command = project.command("unshare");
+    if run(std::process::Command::new("id").arg("-u")).trim() != "0" {
+        command.arg("--map-root-user");
+    }
+    command
+        .args(["--mount", "sh", "-c", SCRIPT, "sh"])
+        .arg(folder)
+        .arg(size)
+        .arg(env!("CARGO_BIN_EXE_imgbuild"))
+        .args(BUILD)
+        .args(more);
+    let output = project.output(&mut command);
+    if output.status == 99 {
+        return None;
+    }
+    assert_eq!(
+        output.status, 53,
+        "53 is exit status 3 of a build on a small file system; mounting one takes root or user \
+         namespaces (unshare --mount): {}{}",
+        output.stdout, output.stderr
+    );
+    assert!(
+        output.stderr.contains("error: no space left in ") && output.stderr.contains(" are free"),
+        "{size}: {}",
+        output.stderr
+    );
+    assert!(
+        output
+            .stderr
+            .contains("hint: `imgbuild cache prune` makes room")
+            && output.stderr.contains("IMGBUILD_CACHE_DIR"),
+        "{size}: {}",
+        output.stderr
+    );
+    // Nothing half-written was left, so this is the second build's digest alone.
+    output.digest();
+    Some(output)
+}
+
+#[test]
+fn a_full_cache_is_told_whatever_comes_first() {
+    let project = project();
+    let scratch = ["--base", "scratch"];
+    let digest = project
+        .ok(&[&BUILD[..], &scratch].concat())
+        .digest()
+        .to_owned();
+    let mut failed = Vec::new();
+    for pages in 1.. {
+        // The lock's file is not in the cache.
+        let _ = std::fs::remove_file(project.path("env.lock.yml"));
+        let size = format!("{}k", pages * 4);
+        let Some(output) = squeezed(&project, &project.cache, &size, &scratch) else {
+            break;
+        };
+        assert_eq!(output.digest(), digest, "{size}");
+        failed.push(output.stderr);
+    }
+    assert!(failed.len() > 10, "{}", failed.len());
+    // Indexes, packages, layers and records all had their turn.
+    for words in [
+        "/repodata\n",
+        "/tmp\n",
+        "/blobs/sha256/",
+        "/layers/",
+        "are needed, ",
+    ] {
+        let said = failed.iter().any(|stderr| stderr.contains(words));
+        assert!(said, "never '{words}' in {failed:#?}");
+    }
+}
+
+#[test]
+fn what_is_needed_is_told_where_it_is_known() {
+    let project = project();
+    let cache = project.cache.clone();
+    let output = squeezed(&project, &cache, "10m", &[]).unwrap();
+    assert!(
+        output.stderr.contains("32.7 MB are needed, "),
+        "{}",
+        output.stderr
+    );
+
+    let digest = project.ok(&BUILD).digest().to_owned();
+    for (kind, dest) in [
+        ("oci", "out/layout"),
+        ("oci-archive", "out/image.tar"),
+        ("docker-archive", "out/image.tar"),
+    ] {
+        let option = format!("type={kind},dest={dest}");
+        let out = project.path("out");
+        let output = squeezed(&project, &out, "10m", &["-o", &option]).unwrap();
+        assert!(
+            output.stderr.contains("32.7 MB are needed, "),
+            "{}",
+            output.stderr
+        );
+        assert_eq!(output.digest(), digest);
+    }
+}
+
+/// File systems that allocate late tell only the one who syncs.
+#[test]
+fn a_sync_that_finds_no_room() {
+    for error in ["ENOSPC", "EDQUOT"] {
+        let mut failed = 0;
+        for nth in 1..60 {
+            let project = project();
+            let inject = format!("inject=fsync:error={error}:when={nth}+");
+            let output = traced(&project, &["-e", "trace=fsync", "-e", &inject], &BUILD);
+            if output.status == 0 {
+                break;
+            }
+            failed += 1;
+            assert_eq!(output.status, 3, "{error} {nth}: {}", output.stderr);
+            let start = match error {
+                "ENOSPC" => "error: no space left in ",
+                _ => "error: your disk quota for ",
+            };
+            let said = output.stderr.contains(start) && output.stderr.contains("hint: `imgbuild");
+            assert!(said, "{error} {nth}: {}", output.stderr);
+            assert_eq!(names(&project.cache.join("tmp")), [""; 0], "{error} {nth}");
+            let verified = project.imgbuild(&["cache", "verify"]);
+            assert_eq!(verified.status, 0, "{error} {nth}: {}", verified.stdout);
+            project.ok(&BUILD);
+            assert_eq!(names_in(&project, "locks"), [""; 0]);
+        }
+        assert!(failed > 5, "{failed}");
+    }
+}
