@@ -21,14 +21,18 @@ pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// # Errors
 /// When the folder cannot be written.
 pub fn write_layout(image: &Image, names: &[String], dest: &Path, store: &Store) -> Result<()> {
+    let folder =
+        |path: &Path| fs::create_dir_all(path).map_err(|e| Error::io("make the folder", path, e));
+    folder(dest)?;
+    // First of all: what a killed build or a full disk leaves can be gone on with.
+    put(&dest.join("oci-layout"), LAYOUT)?;
     let blobs = dest.join("blobs/sha256");
-    fs::create_dir_all(&blobs).map_err(|e| Error::io("make the folder", &blobs, e))?;
+    folder(&blobs)?;
     for layer in &image.layers {
         copy_blob(store, &layer.digest, layer.size, &blobs)?;
     }
     put(&blobs.join(image.config_digest.hex()), &image.config)?;
     put(&blobs.join(image.digest.hex()), &image.manifest)?;
-    put(&dest.join("oci-layout"), LAYOUT)?;
     let index = updated_index(&dest.join("index.json"), image, names)?;
     put(&dest.join("index.json"), &index.to_bytes()?)
 }
