@@ -282,10 +282,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Store::open(dir.path()).unwrap();
         let alone = first.try_alone().unwrap().unwrap();
-        let opened = AtomicBool::new(false);
+        let (opened, told) = (AtomicBool::new(false), AtomicBool::new(false));
         thread::scope(|scope| {
-            let (told, opened) = (&AtomicBool::new(false), &opened);
-            let second = scope.spawn(move || {
+            let second = scope.spawn(|| {
                 let waiting = || told.store(true, Ordering::SeqCst);
                 let store = Store::open_or_wait(dir.path(), waiting).unwrap();
                 opened.store(true, Ordering::SeqCst);

@@ -124,7 +124,7 @@ fn prune_keeps_what_is_named_or_recent() {
         "{}",
         all.stderr
     );
-    assert_eq!(files(&project), [PathBuf::new(); 0]);
+    assert!(files(&project).is_empty());
     assert_eq!(project.ok(&BUILD).digest(), digest);
 }
 
