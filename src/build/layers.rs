@@ -254,17 +254,18 @@ impl PackageLayers<'_> {
         match package {
             Locked::Wheel(wheel) => wheels::link(wheel, prefix, excluded, store, sink),
             Locked::Conda(record) => {
+                let archive = fetch::archive(record, store)?.with(&self.tools.decoders);
                 let read;
                 let info = match self.environment.infos.get(&fetch::sha256_of(record)?) {
                     Some(known) => known,
                     None => {
-                        read = info(record, store)?;
+                        read = info(record, &archive)?;
                         &read
                     }
                 };
                 let package = Package {
                     record: &self.with_md5(record),
-                    archive: &fetch::archive(record, store)?,
+                    archive: &archive,
                     info,
                 };
                 link(&package, prefix, excluded, sink)

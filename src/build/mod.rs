@@ -35,7 +35,7 @@ use crate::{
     image::{self, ENTRYPOINT_LABEL, Image, ImageSettings, PREFIX_LABEL},
     layer::Compressors,
     lock::{Lock, LockedEnv},
-    package::{Prefix, Survey},
+    package::{Decoders, Prefix, Survey},
     plan::Budget,
     pyc::{self, Compiler, Workshop},
     report::Reporter,
@@ -58,6 +58,8 @@ pub struct Tools<'a> {
     pub runtime: &'a Handle,
     /// Threads that compress.
     pub compressors: &'a Compressors,
+    /// Threads that decode `.tar.bz2` packages.
+    pub decoders: Decoders,
     /// How many layers are built at once.
     pub threads: usize,
 }

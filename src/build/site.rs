@@ -12,7 +12,10 @@ use crate::{
     fetch,
     layer::Compression,
     lock::LockedEnv,
-    package::{ArchiveError, PackageInfo, Prefix, Survey, contents, place, survey},
+    package::{
+        ArchiveError, Decoders, PackageArchive, PackageInfo, Prefix, Survey, contents, place,
+        survey,
+    },
     plan::{self, Budget, LayerPlan, Locked},
     pyc::Compiler,
     spec::PipSection,
@@ -85,9 +88,10 @@ impl Site<'_> {
 
     /// Opens the packages, all of which the store must have, and keeps the survey.
     pub(super) fn open(&self, store: &Store, threads: usize) -> Result<(Survey, Infos)> {
+        let decoders = Decoders::new(threads);
         let opened = in_parallel(self.locked.packages(), threads, |record| {
-            let archive = fetch::archive(record, store)?;
-            let info = info(record, store)?;
+            let archive = fetch::archive(record, store)?.with(&decoders);
+            let info = info(record, &archive)?;
             let size = archive.size().map_err(|e| faulty(record, &e))?;
             let mut contents = contents(record, &info, size, &self.prefix)?;
             if record.package_record.md5.is_none() {
@@ -164,8 +168,7 @@ pub(super) fn is_here(package: Locked<'_>, store: &Store) -> bool {
 }
 
 /// What a package's `info/` says.
-pub(super) fn info(record: &RepoDataRecord, store: &Store) -> Result<PackageInfo> {
-    let archive = fetch::archive(record, store)?;
+pub(super) fn info(record: &RepoDataRecord, archive: &PackageArchive) -> Result<PackageInfo> {
     archive.info().map_err(|e| faulty(record, &e))
 }
 

@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Exit, Result},
     image::Image,
     layer::Compressors,
+    package::Decoders,
     report::{Reporter, human_bytes},
     sink::{Output, OutputKind, sweep_unfinished, write_archive, write_layout},
     spec::ImageSpec,
@@ -142,6 +143,7 @@ fn make(
         client: &online.client,
         runtime: runtime.handle(),
         compressors: &Compressors::new(threads, spec.compression),
+        decoders: Decoders::new(threads.get()),
         threads: threads.get().min(MOST_LAYERS),
     };
     let image = build::build(spec, &lock, &base, &tools).map_err(|e| args.locking.explain(e))?;

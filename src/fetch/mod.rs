@@ -11,7 +11,7 @@ use crate::{
     digest::Digest,
     error::{Error, Result},
     lock::LockedWheel,
-    package::{ArchiveKind, PackageArchive, place},
+    package::{ArchiveKind, Decoders, PackageArchive, place},
     report::Reporter,
     spec::PipSection,
     store::Store,
@@ -98,6 +98,7 @@ pub fn archive(record: &RepoDataRecord, store: &Store) -> Result<PackageArchive>
     Ok(PackageArchive {
         path: store.package_path(&sha256_of(record)?),
         kind,
+        decoders: Decoders::default(),
     })
 }
 

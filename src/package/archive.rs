@@ -15,8 +15,9 @@ use rattler_conda_types::package::{
     Files, HasPrefix, IndexJson, LinkJson, NoArchLinks, NoLink, PackageFile, PathType, PathsEntry,
     PathsJson,
 };
-use rattler_package_streaming::{read::stream_tar_bz2, seek};
+use rattler_package_streaming::seek;
 
+use super::bzip2::{Decoders, Reader};
 use crate::error::chain;
 
 /// The format of a package archive.
@@ -56,6 +57,8 @@ pub struct PackageArchive {
     pub path: PathBuf,
     /// Its format.
     pub kind: ArchiveKind,
+    /// Threads that help to decode a `.tar.bz2`.
+    pub decoders: Decoders,
 }
 
 /// Why an archive cannot be read as a conda package.
@@ -99,6 +102,15 @@ const INDEX: &str = "index.json";
 type TarStream = tar::Archive<Box<dyn Read>>;
 
 impl PackageArchive {
+    /// The same archive, decoded with the help of these threads.
+    #[must_use]
+    pub fn with(self, decoders: &Decoders) -> Self {
+        Self {
+            decoders: decoders.clone(),
+            ..self
+        }
+    }
+
     /// Reads what linking needs from `info/`.
     ///
     /// # Errors
@@ -163,6 +175,10 @@ impl PackageArchive {
                 each(path, &mut entry)?;
             }
         }
+        if self.kind == ArchiveKind::TarBz2 {
+            // Behind the tar's end: the checksum of the whole.
+            io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ArchiveError::from)?;
+        }
         Ok(())
     }
 
@@ -170,17 +186,22 @@ impl PackageArchive {
         Ok(BufReader::with_capacity(1 << 16, File::open(&self.path)?))
     }
 
+    fn tar_bz2(&self) -> Result<TarStream, ArchiveError> {
+        let reader = Reader::new(File::open(&self.path)?, &self.decoders)?;
+        Ok(tar::Archive::new(Box::new(reader)))
+    }
+
     fn info_stream(&self) -> Result<TarStream, ArchiveError> {
         match self.kind {
             ArchiveKind::Conda => Ok(boxed(seek::stream_conda_info(self.open()?)?)),
-            ArchiveKind::TarBz2 => Ok(boxed(stream_tar_bz2(self.open()?))),
+            ArchiveKind::TarBz2 => self.tar_bz2(),
         }
     }
 
     fn content_stream(&self) -> Result<TarStream, ArchiveError> {
         match self.kind {
             ArchiveKind::Conda => Ok(boxed(seek::stream_conda_content(self.open()?)?)),
-            ArchiveKind::TarBz2 => Ok(boxed(stream_tar_bz2(self.open()?))),
+            ArchiveKind::TarBz2 => self.tar_bz2(),
         }
     }
 }

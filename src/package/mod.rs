@@ -1,6 +1,7 @@
 //! Package archives to entries: reading `.conda` and `.tar.bz2`, linking, `conda-meta`.
 
 mod archive;
+mod bzip2;
 mod entry;
 mod link;
 pub mod origin;
@@ -9,6 +10,7 @@ mod record;
 mod survey;
 
 pub use archive::{ArchiveError, ArchiveKind, PackageArchive, PackageInfo};
+pub use bzip2::Decoders;
 pub use entry::{Entry, EntryKind, EntrySink, sink_error};
 pub use link::{Package, link};
 pub use prefix::{Exclusions, Prefix, place, pyc_target};

@@ -18,6 +18,7 @@ use imgbuild::{
     error::Exit,
     layer::Compressors,
     lock::{self, LockedWheel},
+    package::Decoders,
     report::Reporter,
     spec::{ImageSpec, Overrides},
     store::Store,
@@ -265,6 +266,7 @@ fn build_with(
         client: &lock::http_client(&lock::ClientOptions::default())?,
         runtime: runtime.handle(),
         compressors: &Compressors::new(NonZeroUsize::MIN, spec.compression),
+        decoders: Decoders::new(2),
         threads: 2,
     };
     let image = build::build(&spec, &lock, &BaseImage::scratch(), &tools)?;

@@ -1,7 +1,7 @@
 #![no_main]
 //! Conda packages: the first byte chooses the format.
 
-use imgbuild::package::{ArchiveError, ArchiveKind, PackageArchive};
+use imgbuild::package::{ArchiveError, ArchiveKind, Decoders, PackageArchive};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((first, data)) = data.split_first() else {
@@ -16,6 +16,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let archive = PackageArchive {
             path: path.to_owned(),
             kind,
+            decoders: Decoders::new(2),
         };
         let _ = archive.info();
         let _ = archive.for_each_content(|_, entry| -> Result<(), ArchiveError> {
