@@ -10,7 +10,7 @@ mod record;
 mod survey;
 
 pub use archive::{ArchiveError, ArchiveKind, PackageArchive, PackageInfo};
-pub use bzip2::Decoders;
+pub use bzip2::{Decoders, Reader as Bz2Reader};
 pub use entry::{Entry, EntryKind, EntrySink, sink_error};
 pub use link::{Package, link};
 pub use prefix::{Exclusions, Prefix, place, pyc_target};

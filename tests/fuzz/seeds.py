@@ -5,6 +5,7 @@
 
 Text comes from this repository; archives are made small, or taken from the test channel when they are.
 """
+import bz2
 import hashlib
 import io
 import json
@@ -135,6 +136,17 @@ def marshalled():
     return {name: minor + marshal.dumps(compile(text, "/x.py", "exec")) for name, text in sources.items()}
 
 
+def bzip2_files():
+    """Two streams, a long run, and content whose block spells the magic number of a block."""
+    table = [at for at in range(48) if 0x314159265359 >> (47 - at) & 1]
+    spelling = bytes(table[at % len(table)] for at in range(400))
+    return {
+        "streams": bz2.compress(b"one stream") + bz2.compress(b"another", 1) + b"garbage",
+        "run": bz2.compress(bytes(300_000), 1),
+        "spelling": bz2.compress(spelling),
+    }
+
+
 def main():
     out, channel = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -169,6 +181,8 @@ def main():
     subprocess.run([sys.executable, ROOT / "tests/support/make_wheels.py", out / "wheel"], check=True)
     for path in (out / "wheel").glob("*/*.whl"):
         path.rename(out / "wheel" / path.name)
+    for name, data in bzip2_files().items():
+        write("bzip2", name, data)
     for name, data in marshalled().items():
         write("marshal", name, data)
     write("probe-output", "usual", 'IMGBUILD_PROBE_RANK {"rank": 0}\nTraceback (most recent call last):\n')

@@ -98,7 +98,7 @@ mod tests {
         #[test]
         fn the_table_misses_nothing(mut bytes: Vec<u8>, at: usize, shift in 0..8_u32) {
             let at = at % (bytes.len() + 1);
-            bytes.splice(at..at, (u64::from(BLOCK) << (16 - shift)).to_be_bytes());
+            bytes.splice(at..at, (BLOCK << (16 - shift)).to_be_bytes());
             let slowly = (0..bytes.len() as u64 * 8).find_map(|bit| {
                 let byte = usize::try_from(bit / 8).unwrap();
                 let word = word(bytes.get(byte..byte + MARK_BYTES)?);
