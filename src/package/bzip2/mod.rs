@@ -100,7 +100,7 @@ impl Reader {
         match skipped {
             Ok(skipped) if skipped == self.given => Ok(plain),
             Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(e) => Err(damaged(&e, plain.reached(), self.blocks)),
+            Err(e) => Err(damaged(e, plain.reached(), self.blocks)),
         }
     }
 }
@@ -112,7 +112,7 @@ impl Read for Reader {
                 Source::Over => return Ok(0),
                 Source::Plain(plain) => {
                     let read = plain.read(buffer);
-                    return read.map_err(|e| damaged(&e, plain.reached(), self.blocks));
+                    return read.map_err(|e| damaged(e, plain.reached(), self.blocks));
                 }
                 Source::Blocks(crew, content) => {
                     let read = content.read(buffer)?;
@@ -127,11 +127,15 @@ impl Read for Reader {
     }
 }
 
-/// `sound` blocks are known to be right.
-fn damaged(e: &io::Error, byte: u64, sound: u64) -> io::Error {
-    let text = match e.kind() {
-        io::ErrorKind::UnexpectedEof => "its bzip2 data ends early".to_owned(),
-        _ => format!("its bzip2 data is damaged near byte {byte}"),
+/// What the plain decoder ran into. `sound` blocks are known to be right.
+fn damaged(e: io::Error, byte: u64, sound: u64) -> io::Error {
+    let what = match e.kind() {
+        io::ErrorKind::UnexpectedEof => "ends early".to_owned(),
+        io::ErrorKind::InvalidInput => format!("is damaged near byte {byte}"),
+        _ => return e,
     };
-    io::Error::new(e.kind(), format!("{text}, behind block {sound}: {e}"))
+    io::Error::new(
+        e.kind(),
+        format!("its bzip2 data {what}, behind {sound} sound blocks"),
+    )
 }
