@@ -2,8 +2,8 @@
 
 mod args;
 mod build;
-mod diff;
 mod cache;
+mod diff;
 mod explain;
 mod gate;
 mod given;

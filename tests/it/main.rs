@@ -1,7 +1,7 @@
 //! The tests that run the built program on real packages; `make test` makes what they need.
 
-mod cache;
 mod bzip2_streams;
+mod cache;
 mod cli_errors;
 mod compression;
 mod conda_meta;
