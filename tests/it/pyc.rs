@@ -4,10 +4,10 @@ mod form;
 mod wheel;
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::OnceLock,
 };
 
@@ -72,8 +72,10 @@ fn unpack(image: &Image) -> tempfile::TempDir {
     let root = temp_dir();
     for layer in &image.layers {
         let mut tar = Command::new("tar");
-        tar.arg("-xzf").arg(&layer.path).arg("-C").arg(root.path());
-        run(&mut tar);
+        tar.arg("-xC").arg(root.path()).stdin(Stdio::piped());
+        let mut tar = tar.spawn().unwrap();
+        io::copy(&mut layer.tar(), &mut tar.stdin.take().unwrap()).unwrap();
+        assert!(tar.wait().unwrap().success(), "{}", layer.title);
     }
     root
 }

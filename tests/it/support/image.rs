@@ -199,7 +199,7 @@ impl Layer {
     }
 
     /// The tar inside; what is packed otherwise than the media type says gives an error.
-    fn tar(&self) -> Box<dyn Read> {
+    pub fn tar(&self) -> Box<dyn Read> {
         let blob = BufReader::with_capacity(1 << 20, File::open(&self.path).unwrap());
         match self.codec {
             Codec::Plain => Box::new(blob),
