@@ -1,11 +1,12 @@
-//! Credentials for registries, from where `docker login` puts them.
+//! Credentials for registries, from where `docker login` and `podman login` put them.
 //!
-//! `config.json` in `$DOCKER_CONFIG`, else `~/.docker` (Docker CLI reference, "Configuration
-//! files"): `auths`, `credHelpers` and `credsStore`.
+//! Docker's `config.json` (Docker CLI reference, "Configuration files") and the `auth.json` of
+//! podman and skopeo (containers-auth.json(5)) have one form: `auths`, `credHelpers` and
+//! `credsStore`.
 
 use std::{
-    fs::File,
-    io::{BufReader, ErrorKind},
+    fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -35,41 +36,93 @@ impl std::fmt::Debug for Credential {
     }
 }
 
-/// The Docker client's configuration file of this user.
-pub fn config_path() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    set("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| set("HOME").map(|home| Path::new(&home).join(".docker")))
-        .map(|dir| dir.join("config.json"))
+/// The files that may hold this user's credentials, the one that counts most first: Docker's, the
+/// one that `REGISTRY_AUTH_FILE` names, podman's of this session and podman's to stay.
+pub fn files() -> Vec<PathBuf> {
+    files_from(|name| std::env::var_os(name).map(PathBuf::from))
 }
 
-/// The credential for a registry host. Helpers are run, so this may block.
+fn files_from(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    let set = |name| variable(name).filter(|value| !value.as_os_str().is_empty());
+    let home = |dir: &str| set("HOME").map(|home| home.join(dir));
+    let docker = set("DOCKER_CONFIG").or_else(|| home(".docker"));
+    let podman = |dir: PathBuf| dir.join("containers/auth.json");
+    [
+        docker.map(|dir| dir.join("config.json")),
+        set("REGISTRY_AUTH_FILE"),
+        set("XDG_RUNTIME_DIR").map(podman),
+        set("XDG_CONFIG_HOME")
+            .or_else(|| home(".config"))
+            .map(podman),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The credential for a repository, from the first file that has one. Helpers are run, so this may
+/// block.
 ///
-/// A file that cannot be read or a helper that fails is a warning, as it is in Docker: the image
-/// may be public.
-pub fn credential(config: Option<&Path>, host: &str, reporter: &Reporter) -> Credential {
-    let Some(config) = config else {
-        return Credential::Anonymous;
-    };
-    for server in server_keys(host) {
-        match lookup(config, server) {
+/// A file that cannot be read or a helper that fails is a warning, as it is in Docker: another file
+/// may have the credential, or the image may be public.
+pub fn credential(
+    files: &[PathBuf],
+    host: &str,
+    repository: &str,
+    reporter: &Reporter,
+) -> Credential {
+    for file in files {
+        match in_file(file, host, repository) {
             Ok(Some(credential)) => return credential,
             Ok(None) => {}
-            Err(why) => {
-                reporter.warn(format_args!(
-                    "no credentials for {host} from {}: {why}",
-                    config.display()
-                ));
-                return Credential::Anonymous;
-            }
+            Err(why) => reporter.warn(format_args!(
+                "no credentials for {host} from {}: {why}",
+                file.display()
+            )),
         }
     }
     Credential::Anonymous
 }
 
+fn in_file(path: &Path, host: &str, repository: &str) -> Result<Option<Credential>, String> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.to_string()),
+    };
+    for key in narrow_keys(&bytes, host, repository) {
+        if let Some(credential) = lookup(&bytes, &key)? {
+            return Ok(Some(credential));
+        }
+    }
+    for key in host_keys(host) {
+        if let Some(credential) = lookup(&bytes, key)? {
+            return Ok(Some(credential));
+        }
+    }
+    Ok(None)
+}
+
+/// The `auths` keys that mean this repository or a namespace above it, the narrowest first
+/// (containers-auth.json(5)). Helpers know hosts only.
+fn narrow_keys(file: &[u8], host: &str, repository: &str) -> Vec<String> {
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(file) else {
+        return Vec::new();
+    };
+    let ends = repository.match_indices('/').map(|(at, _)| at);
+    let ends = ends.chain([repository.len()]);
+    let names = ends.filter_map(|end| repository.get(..end));
+    let keys = names.map(|name| format!("{host}/{name}"));
+    let auths = json.get("auths");
+    let mut keys: Vec<String> = keys
+        .filter(|key| auths.is_some_and(|auths| auths.get(key).is_some()))
+        .collect();
+    keys.reverse();
+    keys
+}
+
 /// Docker Hub's credentials stand under the address of its first index.
-fn server_keys(host: &str) -> Vec<&str> {
+fn host_keys(host: &str) -> Vec<&str> {
     match host {
         "docker.io" | "index.docker.io" | "registry-1.docker.io" => {
             vec![
@@ -82,13 +135,8 @@ fn server_keys(host: &str) -> Vec<&str> {
     }
 }
 
-fn lookup(config: &Path, server: &str) -> Result<Option<Credential>, String> {
-    let file = match File::open(config) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e.to_string()),
-    };
-    match docker_credential::get_credential_from_reader(BufReader::new(file), server) {
+fn lookup(file: &[u8], server: &str) -> Result<Option<Credential>, String> {
+    match docker_credential::get_credential_from_reader(file, server) {
         Ok(DockerCredential::UsernamePassword(user, password)) => {
             Ok(Some(Credential::Password(user, password)))
         }
@@ -101,7 +149,9 @@ fn lookup(config: &Path, server: &str) -> Result<Option<Credential>, String> {
         {
             Ok(None)
         }
-        Err(Failure::ConfigReadError) => Err("it is not the JSON that Docker writes".into()),
+        Err(Failure::ConfigReadError) => {
+            Err("it is not the JSON that docker and podman write".into())
+        }
         Err(Failure::HelperCommunicationError) => {
             Err("the credential helper that it names cannot be run".into())
         }
@@ -112,13 +162,12 @@ fn lookup(config: &Path, server: &str) -> Result<Option<Credential>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     fn look(json: &str, host: &str) -> Credential {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         fs::write(&path, json).unwrap();
-        credential(Some(&path), host, &Reporter::stderr(true))
+        credential(&[path], host, "team/app", &Reporter::stderr(true))
     }
 
     #[test]
@@ -140,10 +189,6 @@ mod tests {
         for broken in ["", "[1]", "{}", r#"{"auths": {"h": {"auth": "%"}}}"#] {
             assert_eq!(look(broken, "h"), Credential::Anonymous, "{broken}");
         }
-        assert_eq!(
-            credential(None, "h", &Reporter::stderr(true)),
-            Credential::Anonymous
-        );
         assert_eq!(format!("{password:?}"), "Password(..)");
     }
 
@@ -151,5 +196,74 @@ mod tests {
     fn a_helper_that_is_absent_is_a_warning() {
         let missing = r#"{"credsStore": "imgbuild-test-absent"}"#;
         assert_eq!(look(missing, "h"), Credential::Anonymous);
+    }
+
+    fn login(user: &str) -> (String, Credential) {
+        let entry = serde_json::json!({"username": user, "password": "p"});
+        let credential = Credential::Password(user.into(), "p".into());
+        (entry.to_string(), credential)
+    }
+
+    #[test]
+    fn the_narrowest_key_counts() {
+        let [(host, _), (team, _), (app, is_app)] = ["host", "team", "app"].map(login);
+        let [(_, is_host), (_, is_team), _] = ["host", "team", "app"].map(login);
+        let look = |auths: &str| look(&format!("{{\"auths\": {{{auths}}}}}"), "h:1");
+        let (host, team) = (format!("\"h:1\": {host}"), format!("\"h:1/team\": {team}"));
+        let app = format!("\"h:1/team/app\": {app}");
+        assert_eq!(look(&format!("{host}, {team}, {app}")), is_app);
+        assert_eq!(look(&format!("{host}, {team}")), is_team);
+        assert_eq!(look(&host), is_host);
+        let (other, _) = login("other");
+        let others = format!("\"h:1/te\": {other}, \"h:1/team/app/x\": {other}");
+        assert_eq!(look(&others), Credential::Anonymous);
+    }
+
+    #[test]
+    fn the_first_file_with_a_credential_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (entry, second) = login("second");
+        let good = format!("{{\"auths\": {{\"h\": {entry}}}}}");
+        let names = ["absent", "broken", "other", "good"].map(|name| dir.path().join(name));
+        fs::write(&names[1], "{").unwrap();
+        fs::write(&names[2], good.replace("\"h\"", "\"i\"")).unwrap();
+        fs::write(&names[3], good).unwrap();
+        assert_eq!(
+            credential(&names, "h", "a", &Reporter::stderr(true)),
+            second
+        );
+        let none = credential(&[], "h", "a", &Reporter::stderr(true));
+        assert_eq!(none, Credential::Anonymous);
+    }
+
+    #[test]
+    fn files_are_where_docker_and_podman_have_them() {
+        let of = |set: &[(&str, &str)]| {
+            let find = |name: &str| set.iter().find(|(n, _)| *n == name);
+            let files = files_from(|name| find(name).map(|(_, value)| value.into()));
+            let text = |path: &PathBuf| path.display().to_string();
+            files.iter().map(text).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of(&[("HOME", "/h"), ("REGISTRY_AUTH_FILE", "")]),
+            ["/h/.docker/config.json", "/h/.config/containers/auth.json"]
+        );
+        let all = [
+            ("HOME", "/h"),
+            ("DOCKER_CONFIG", "/d"),
+            ("REGISTRY_AUTH_FILE", "/r.json"),
+            ("XDG_RUNTIME_DIR", "/run/1"),
+            ("XDG_CONFIG_HOME", "/c"),
+        ];
+        assert_eq!(
+            of(&all),
+            [
+                "/d/config.json",
+                "/r.json",
+                "/run/1/containers/auth.json",
+                "/c/containers/auth.json"
+            ]
+        );
+        assert!(of(&[]).is_empty());
     }
 }

@@ -115,10 +115,10 @@ impl Remote {
             }
             (RegistryAuth::Anonymous, RegistryOperation::Push) => format!("log in: {login}"),
             (_, RegistryOperation::Pull) => {
-                format!("the login in Docker's config is not accepted for it: {login}")
+                format!("the login that was found is not accepted for it: {login}")
             }
             (_, RegistryOperation::Push) => {
-                format!("the login in Docker's config may not push to it: {login}")
+                format!("the login that was found may not push to it: {login}")
             }
         }
     }

@@ -72,25 +72,26 @@ impl Remote {
         operation: RegistryOperation,
         reporter: &Reporter,
     ) -> Result<Self> {
-        let config = auth::config_path();
-        Self::connect_with(text, operation, reporter, config).await
+        Self::connect_with(text, operation, reporter, auth::files()).await
     }
 
     pub(crate) async fn connect_with(
         text: &str,
         operation: RegistryOperation,
         reporter: &Reporter,
-        config: Option<std::path::PathBuf>,
+        logins: Vec<std::path::PathBuf>,
     ) -> Result<Self> {
         let reference = parse_reference(text)?;
         let client = client(reference.resolve_registry(), Some(READ_TIMEOUT))?;
         // reqwest counts a request's whole body as one silence: a large upload would never end.
         let mut uploads = self::client(reference.resolve_registry(), None)?;
         uploads.tokens = client.tokens.clone();
-        let (host, report) = (reference.registry().to_owned(), reporter.clone());
-        let credential =
-            crate::base::blocking(move || Ok(auth::credential(config.as_deref(), &host, &report)))
-                .await?;
+        let (named, report) = (reference.clone(), reporter.clone());
+        let credential = crate::base::blocking(move || {
+            let (host, repository) = (named.registry(), named.repository());
+            Ok(auth::credential(&logins, host, repository, &report))
+        })
+        .await?;
         let mut remote = Self {
             client,
             uploads,

@@ -16,6 +16,7 @@ mod inputs;
 mod linker;
 mod lock;
 mod lock_life;
+mod login;
 mod mini;
 mod odd_packages;
 mod pip_lock;

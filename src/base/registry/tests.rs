@@ -124,7 +124,8 @@ fn pull_into(
         .unwrap();
     runtime.block_on(async {
         let operation = RegistryOperation::Pull;
-        let remote = Remote::connect_with(reference, operation, &loader.reporter, config).await?;
+        let logins = config.into_iter().collect();
+        let remote = Remote::connect_with(reference, operation, &loader.reporter, logins).await?;
         pull_from(&remote, None, &loader).await
     })
 }
