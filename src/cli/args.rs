@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use rattler_solve::ChannelPriority;
 
-use super::{cache::CacheArgs, report_file::ReportFile};
+use super::{cache::CacheArgs, metadata::MetadataArgs, report_file::ReportFile};
 use crate::{
     base::BaseSource,
     error::{Error, Exit},
@@ -223,6 +223,8 @@ pub(super) struct BuildArgs {
     pub fleet: FleetArgs,
     #[command(flatten)]
     pub job: JobArgs,
+    #[command(flatten)]
+    pub metadata: MetadataArgs,
 }
 
 /// The machines that the image is for; a lock that cannot run there is refused.
@@ -255,6 +257,8 @@ pub(super) struct PushArgs {
     /// Where to push it [default: where its name says].
     #[arg(value_name = "REF", value_parser = check::tag)]
     pub references: Vec<String>,
+    #[command(flatten)]
+    pub metadata: MetadataArgs,
 }
 
 #[derive(Group)]

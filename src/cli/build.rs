@@ -69,13 +69,14 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     if args.push && exit == ExitCode::SUCCESS {
         push::push(&image, &spec.tags, &runtime, &store, reporter)?;
     }
+    args.metadata.write(&image, &spec.tags)?;
     if let Some(bytes) = bound {
         cache::keep_bound(bytes, &image.digest, &store, reporter);
     }
     Ok(exit)
 }
 
-/// Prints the plan; `--load`, `--push`, `--output` and `--probe` have no effect.
+/// Prints the plan; `--load`, `--push`, `--output`, `--probe` and the files for scripts have no effect.
 fn dry_run(args: &BuildArgs, spec: &ImageSpec, reporter: &Reporter) -> Result<ExitCode> {
     let store = open_store(reporter)?;
     let runtime = runtime()?;

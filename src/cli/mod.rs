@@ -11,6 +11,7 @@ mod init;
 mod lock;
 mod lock_base;
 mod lock_file;
+mod metadata;
 mod online;
 mod probe;
 mod push;

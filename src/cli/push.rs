@@ -27,6 +27,7 @@ pub(super) fn run(args: &PushArgs, reporter: &Reporter) -> Result<ExitCode> {
         named => named,
     };
     push(&image, references, &runtime()?, &store, reporter)?;
+    args.metadata.write(&image, references)?;
     print(image.digest);
     Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,7 @@ mod linker;
 mod lock;
 mod lock_life;
 mod login;
+mod metadata;
 mod mini;
 mod odd_packages;
 mod pip_lock;
