@@ -139,7 +139,7 @@ fn explain_connection(failed: Error, error: &OciDistributionError, host: &str) -
     ]) {
         return failed.hint(format!(
             "{host} is spoken to over TLS (plain HTTP is for this machine's own registries only): \
-             add its CA certificate to the system's trust store, or check the port"
+             put its CA certificate into ~/.config/containers/certs.d/{host}/ca.crt, or check the port"
         ));
     }
     if has(&["connection refused"]) {

@@ -7,6 +7,7 @@ pub mod failure;
 mod push;
 pub mod remote;
 mod token;
+mod trust;
 mod upload;
 
 pub use push::push;

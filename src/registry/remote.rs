@@ -7,7 +7,7 @@ use std::{future::Future, net::IpAddr, time::Duration};
 
 use oci_client::{
     Client, Reference, RegistryOperation,
-    client::{ClientConfig, ClientProtocol},
+    client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
     secrets::RegistryAuth,
     token_cache::{RegistryToken, RegistryTokenType},
 };
@@ -15,6 +15,7 @@ use oci_client::{
 use super::{
     auth::{self, Credential},
     failure::{Failure, Retry},
+    trust,
 };
 use crate::{
     error::{Error, Result, chain},
@@ -34,6 +35,7 @@ pub struct Remote {
     client: Client,
     uploads: Client,
     reference: Reference,
+    authorities: Vec<Vec<u8>>,
     credential: Credential,
     auth: RegistryAuth,
     operation: RegistryOperation,
@@ -57,9 +59,15 @@ pub fn parse_reference(text: &str) -> Result<Reference> {
 }
 
 /// Whether a registry host is this machine, where plain HTTP is what test registries speak.
-pub(super) fn is_loopback(host: &str) -> bool {
+fn is_loopback(host: &str) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Whether a registry is spoken to without TLS: on this machine, unless there is a certificate for
+/// it.
+pub(super) fn is_plain(host: &str, authorities: &[Vec<u8>]) -> bool {
+    is_loopback(host) && authorities.is_empty()
 }
 
 impl Remote {
@@ -82,9 +90,11 @@ impl Remote {
         logins: Vec<std::path::PathBuf>,
     ) -> Result<Self> {
         let reference = parse_reference(text)?;
-        let client = client(reference.resolve_registry(), Some(READ_TIMEOUT))?;
+        let host = reference.resolve_registry();
+        let authorities = trust::authorities(&trust::folders(), host)?;
+        let client = client(host, &authorities, Some(READ_TIMEOUT))?;
         // reqwest counts a request's whole body as one silence: a large upload would never end.
-        let mut uploads = self::client(reference.resolve_registry(), None)?;
+        let mut uploads = self::client(host, &authorities, None)?;
         uploads.tokens = client.tokens.clone();
         let (named, report) = (reference.clone(), reporter.clone());
         let credential = crate::base::blocking(move || {
@@ -96,6 +106,7 @@ impl Remote {
             client,
             uploads,
             reference,
+            authorities,
             credential,
             auth: RegistryAuth::Anonymous,
             operation,
@@ -152,6 +163,11 @@ impl Remote {
     /// The reference in full.
     pub fn reference(&self) -> &Reference {
         &self.reference
+    }
+
+    /// The certificate authorities that the user trusts for this registry, as DER.
+    pub(super) fn authorities(&self) -> &[Vec<u8>] {
+        &self.authorities
     }
 
     /// What the login is for.
@@ -214,7 +230,11 @@ impl Remote {
     }
 }
 
-fn client(registry: &str, read_timeout: Option<Duration>) -> Result<Client> {
+fn client(
+    registry: &str,
+    authorities: &[Vec<u8>],
+    read_timeout: Option<Duration>,
+) -> Result<Client> {
     // Another part of the program may have chosen the provider already; either is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = ClientConfig {
@@ -226,11 +246,19 @@ fn client(registry: &str, read_timeout: Option<Duration>) -> Result<Client> {
         platform_resolver: None,
         ..ClientConfig::default()
     };
+    let certificate = |der: &Vec<u8>| Certificate {
+        encoding: CertificateEncoding::Der,
+        data: der.clone(),
+    };
+    config.extra_root_certificates = authorities.iter().map(certificate).collect();
     if is_loopback(registry) {
-        config.protocol = ClientProtocol::Http;
+        if is_plain(registry, authorities) {
+            config.protocol = ClientProtocol::Http;
+        }
         // A proxy of its own turns off that of the environment, which must never be asked for
         // this machine (Go's clients behave so, reqwest does not); NO_PROXY then skips it.
         config.http_proxy = Some("http://127.0.0.1:9".into());
+        config.https_proxy = config.http_proxy.clone();
         config.no_proxy = Some("localhost,127.0.0.0/8,::1".into());
     }
     Client::try_from(config)

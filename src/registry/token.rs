@@ -6,7 +6,7 @@
 use oci_client::{RegistryOperation, secrets::RegistryAuth};
 use serde::Deserialize;
 
-use super::remote::{Remote, is_loopback};
+use super::remote::{Remote, is_plain};
 use crate::error::{Error, Result, chain};
 
 #[derive(Deserialize)]
@@ -25,9 +25,14 @@ pub(super) async fn exchange(remote: &Remote, token: &str) -> Result<RegistryAut
             .why(why)
             .hint(format!("docker login {host}"))
     };
-    let http = reqwest::Client::new();
+    let certificates = remote.authorities().iter();
+    let certificates = certificates.map(|der| reqwest::Certificate::from_der(der));
+    let certificates: Result<Vec<_>, _> = certificates.collect();
+    let http = certificates
+        .and_then(|all| reqwest::Client::builder().tls_certs_merge(all).build())
+        .map_err(|e| failed(chain(&e)))?;
     let address = remote.reference().resolve_registry();
-    let scheme = if is_loopback(address) {
+    let scheme = if is_plain(address, remote.authorities()) {
         "http"
     } else {
         "https"

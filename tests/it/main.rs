@@ -27,5 +27,6 @@ mod pyc;
 mod registry;
 mod solve;
 mod support;
+mod tls;
 mod validator;
 mod wheel_install;
