@@ -133,7 +133,7 @@ pub(super) fn sniff(reader: impl Read) -> io::Result<Result<Packing>> {
 ///
 /// # Errors
 /// When it cannot be read, or is of a compression that is refused.
-pub(super) fn sniff_blob(store: &Store, digest: &Digest) -> Result<Packing> {
+pub(crate) fn sniff_blob(store: &Store, digest: &Digest) -> Result<Packing> {
     let file: File = store.open_blob(digest)?;
     sniff(file)
         .map_err(|e| Error::io("read", store.blob_path(digest), e))?

@@ -22,7 +22,7 @@ use crate::{
     digest::Digest,
     error::{Error, Exit, Result},
     fetch,
-    image::TopLayer,
+    image::{KEY_ANNOTATION, TopLayer},
     layer::{self, Compression, DirectoryAttributes, build_layer},
     lock::LockedWheel,
     package::{EntrySink, Package, Survey, excluded_of, link, named},
@@ -31,9 +31,6 @@ use crate::{
     report::human_bytes,
     store::{BuiltLayer, MadeOnce},
 };
-
-/// The annotation that tells what a layer was made of, so that it need not be made again.
-pub const KEY_ANNOTATION: &str = "dev.imgbuild.layer-key";
 
 /// Where something goes in the base image.
 #[derive(Clone, Debug)]

@@ -25,7 +25,6 @@ pub use dry_run_plan::{
 };
 pub use dry_run_side::of_plan;
 pub use environment::Environment;
-pub use layers::KEY_ANNOTATION;
 
 use crate::{
     base::{BaseImage, BaseSource, tree::BaseTree},

@@ -53,17 +53,17 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
         }
         Ok(image)
     })?;
-    if args.load || args.probe {
-        runtime.block_on(interruptible(load(&image, &spec.tags, &store, reporter)))?;
-    }
+    let loaded = match args.load || args.probe {
+        true => Some(runtime.block_on(interruptible(load(&image, &spec.tags, &store, reporter)))?),
+        false => None,
+    };
     print(image.digest);
-    let exit = match job {
-        None => ExitCode::SUCCESS,
-        Some(job) => {
-            let id = image.config_digest.to_string();
+    let exit = match (job, loaded) {
+        (Some(job), Some(id)) => {
             let name = spec.tags.first().unwrap_or(&id);
             probe::probe_and_print(name, &job, Format::Text, &runtime, &store, reporter)?
         }
+        _ => ExitCode::SUCCESS,
     };
     // An image that failed its probe is not given to others.
     if args.push && exit == ExitCode::SUCCESS {
@@ -177,7 +177,13 @@ fn write_output(image: &Image, spec: &ImageSpec, output: &Output, store: &Store)
     }
 }
 
-async fn load(image: &Image, tags: &[String], store: &Store, reporter: &Reporter) -> Result<()> {
+/// Returns the ID under which the daemon holds the image.
+async fn load(
+    image: &Image,
+    tags: &[String],
+    store: &Store,
+    reporter: &Reporter,
+) -> Result<String> {
     let daemon = docker::connect().await?;
     docker::load(&daemon, image, tags, store, reporter).await
 }

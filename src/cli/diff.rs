@@ -13,12 +13,12 @@ use super::{
 };
 use crate::{
     base::{BaseImage, BaseLayer, BaseSource, Loader, Platform, media},
-    build::{BuildPlan, KEY_ANNOTATION, of_plan},
+    build::{BuildPlan, of_plan},
     diff::{Diff, ImageSide, Layer, LayerContents, Subject, of_image, of_lock},
     digest::{DiffId, Digest},
     docker,
     error::{Error, Exit, Result},
-    image::{BASE_DIGEST, Image, Manifest},
+    image::{BASE_DIGEST, Image, KEY_ANNOTATION, Manifest},
     lock::{complete, foreign, is_own},
     report::Reporter,
     spec::{InputKind, LOCK_LIMITS, detect},

@@ -1,44 +1,33 @@
 //! Giving an image to the daemon.
 
-use std::{
-    collections::HashMap,
-    io::Write,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Instant};
 
 use bollard::{
     Docker,
-    models::BuildInfo,
-    query_parameters::{ImportImageOptionsBuilder, TagImageOptionsBuilder},
+    errors::Error as DockerError,
+    models::ImageInspect,
+    query_parameters::{RemoveImageOptionsBuilder, TagImageOptionsBuilder},
 };
-use futures_util::{StreamExt, stream};
-use tokio::sync::oneshot;
 
 use super::{
-    Daemon, is_absent,
-    pipe::{Chunks, Pipe},
-    teardown, words,
+    Daemon, ImageStore, held, is_absent,
+    transfer::{Failure, Transfer},
+    words,
 };
 use crate::{
     error::{Error, Exit, Result},
     image::Image,
-    report::{Reporter, Task, human_bytes},
-    sink::{self, ArchiveKind},
+    report::{Reporter, human_bytes},
+    sink::Contents,
     store::Store,
 };
 
-/// The daemon answers a load only when it has read everything; slow disks take their time.
-const ANSWER: Duration = Duration::from_secs(24 * 3600);
-/// How long a stopped transfer may take to come to the end of a layer.
-const STOP_LIMIT: Duration = Duration::from_secs(120);
+/// What a daemon says of a full disk, among other words.
+const DISK_FULL: &str = "no space left";
+const REFUSES: &str = "does not take the image";
 
-/// Makes the daemon hold the image under these full names. Sends nothing when it holds it already.
+/// Makes the daemon hold the image under these full names; returns the ID that it has there. Layers
+/// that the daemon has already are not sent to it.
 ///
 /// Safe to drop: the transfer then stops after the layer that is being sent, because Docker 29 may
 /// hang at the next load after one that was cut off (moby#51623).
@@ -51,41 +40,140 @@ pub async fn load(
     names: &[String],
     store: &Store,
     reporter: &Reporter,
-) -> Result<()> {
+) -> Result<String> {
     let began = Instant::now();
+    let (docker, server) = (&daemon.docker, &daemon.facts.server);
     let shown = names.first().map_or("the image", String::as_str);
-    if let Some(id) = held_id(&daemon.docker, image).await? {
+    if let Some(id) = held_id(docker, image).await? {
         for name in names {
-            tag(&daemon.docker, &id, name).await?;
+            tag(docker, &id, name).await?;
         }
-        verify(&daemon.docker, image, names).await?;
-        reporter.step(format!(
-            "Docker {} holds {shown} already",
-            daemon.facts.server
-        ));
-        return Ok(());
+        reporter.step(format!("Docker {server} holds {shown} already"));
+        return verified(docker, image, names).await;
     }
-    Transfer::start(daemon, image, names, store, reporter)?
-        .finished()
-        .await?;
-    verify(&daemon.docker, image, names).await?;
+    let load = Load {
+        daemon,
+        names,
+        store,
+        reporter,
+    };
+    let all = load.contents(image).await?;
+    let (sent, size) = (load.send(&all, image).await?, all.size());
+    let id = verified(docker, image, names).await?;
+    let amount = match sent < size {
+        true => format!("{} of {} sent", human_bytes(sent), human_bytes(size)),
+        false => human_bytes(sent),
+    };
+    let seconds = began.elapsed().as_secs_f64();
     reporter.step(format!(
-        "Loaded {shown} into Docker {} ({}, {:.1} s)",
-        daemon.facts.server,
-        human_bytes(sink::archive_size(image)),
-        began.elapsed().as_secs_f64()
+        "Loaded {shown} into Docker {server} ({amount}, {seconds:.1} s)"
     ));
-    Ok(())
+    Ok(id)
 }
 
-/// The ID under which the daemon holds exactly this image.
+struct Load<'a> {
+    daemon: &'a Daemon,
+    names: &'a [String],
+    store: &'a Store,
+    reporter: &'a Reporter,
+}
+
+impl Load<'_> {
+    /// The archive with every layer. Graph drivers throw compression away; containerd's store
+    /// keeps the blobs, and with them the image's digest.
+    async fn contents(&self, image: &Image) -> Result<Contents> {
+        if self.daemon.facts.store == ImageStore::Containerd {
+            return Ok(Contents::stored(image));
+        }
+        let (image, store) = (image.clone(), self.store.clone());
+        tokio::task::spawn_blocking(move || Contents::plain(&image, &store))
+            .await
+            .unwrap_or_else(|e| Err(Error::new(Exit::Internal, "a thread was lost").why(e)))
+    }
+
+    /// Sends what the daemon lacks; returns how many bytes it was sent.
+    async fn send(&self, all: &Contents, image: &Image) -> Result<u64> {
+        let held = held::layers(self.daemon, image, self.store).await;
+        let mut sent = 0;
+        if !held.is_empty() {
+            let absent = self.absent_names().await;
+            let rest = all.clone().only(|place| !held.contains(&place));
+            let (bytes, answer) = self.transfer(rest).await?;
+            match answer {
+                Ok(()) if self.is_whole(image).await? => return Ok(bytes),
+                Err(Failure::Refused(why)) if why.contains(DISK_FULL) => {
+                    return Err(refused(REFUSES, why));
+                }
+                Err(Failure::Other(error)) => return Err(error),
+                Ok(()) | Err(Failure::Refused(_)) => {}
+            }
+            self.reporter
+                .step("Docker has not all layers that it told of: sending the whole image");
+            self.forget(&absent).await;
+            sent = bytes;
+        }
+        let (bytes, answer) = self.transfer(all.clone()).await?;
+        match answer {
+            Ok(()) => Ok(sent + bytes),
+            Err(Failure::Refused(why)) => Err(refused(REFUSES, why)),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    async fn is_whole(&self, image: &Image) -> Result<bool> {
+        let docker = &self.daemon.docker;
+        let held = held_id(docker, image).await?.is_some();
+        Ok(held && !held::is_incomplete(docker, image).await)
+    }
+
+    async fn transfer(&self, contents: Contents) -> Result<(u64, Result<(), Failure>)> {
+        let Self {
+            daemon,
+            names,
+            store,
+            reporter,
+        } = self;
+        let transfer = Transfer::start(daemon, contents, names, store, reporter)?;
+        Ok(transfer.finished().await)
+    }
+
+    /// The names that no image of the daemon has.
+    async fn absent_names(&self) -> BTreeSet<&str> {
+        let mut absent = BTreeSet::new();
+        for name in self.names {
+            let found = self.daemon.docker.inspect_image(name).await;
+            if found.is_err_and(|e| is_absent(&e)) {
+                absent.insert(name.as_str());
+            }
+        }
+        absent
+    }
+
+    /// Removes names that a refused load may have left: containerd's store then has them without
+    /// an image's content.
+    async fn forget(&self, names: &BTreeSet<&str>) {
+        for name in names {
+            let options = RemoveImageOptionsBuilder::new().build();
+            // Most often there is none.
+            let _ = self
+                .daemon
+                .docker
+                .remove_image(name, Some(options), None)
+                .await;
+        }
+    }
+}
+
+/// The ID under which the daemon holds exactly this image, and all of it.
 async fn held_id(docker: &Docker, image: &Image) -> Result<Option<String>> {
-    for digest in [image.config_digest, image.digest] {
-        let id = digest.to_string();
+    let ids = [image.config_digest, image.digest];
+    for id in ids.map(|digest| digest.to_string()) {
         match docker.inspect_image(&id).await {
-            Ok(found) if is_id_of(image, found.id.as_deref()) => return Ok(Some(id)),
+            Ok(found) if is_id_of(image, found.id.as_deref()) && is_unpacked(image, &found) => {
+                return Ok(Some(id));
+            }
             Ok(_) => {}
-            Err(e) if is_absent(&e) => {}
+            Err(e) if is_absent(&e) || is_garbled(&e) => {}
             Err(e) => {
                 return Err(refused(
                     "does not say whether it holds the image",
@@ -95,6 +183,22 @@ async fn held_id(docker: &Docker, image: &Image) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// Over containerd an image can be there by name alone: its layers are then not told.
+fn is_unpacked(image: &Image, found: &ImageInspect) -> bool {
+    let root = found.root_fs.as_ref();
+    let told = root.and_then(|root| root.layers.as_deref()).unwrap_or(&[]);
+    let ours = image.layers.iter().map(|layer| layer.diff_id.to_string());
+    ours.eq(told.iter().cloned())
+}
+
+/// An answer of another form than the API's, as Docker 28 gives of an image that it has in part.
+fn is_garbled(error: &DockerError) -> bool {
+    matches!(
+        error,
+        DockerError::JsonDataError { .. } | DockerError::JsonSerdeError { .. }
+    )
 }
 
 /// Classic stores name an image by its config, containerd's by its manifest.
@@ -123,16 +227,9 @@ fn split_name(name: &str) -> (&str, &str) {
     }
 }
 
-async fn verify(docker: &Docker, image: &Image, names: &[String]) -> Result<()> {
-    if names.is_empty() {
-        return match held_id(docker, image).await? {
-            Some(_) => Ok(()),
-            None => Err(refused(
-                "took the image but does not hold it",
-                "no such ID".into(),
-            )),
-        };
-    }
+/// Checks that the daemon holds the image under all names; returns its ID.
+async fn verified(docker: &Docker, image: &Image, names: &[String]) -> Result<String> {
+    let lost = || refused("took the image but does not hold it", "no such ID".into());
     for name in names {
         let found = docker
             .inspect_image(name)
@@ -144,129 +241,17 @@ async fn verify(docker: &Docker, image: &Image, names: &[String]) -> Result<()> 
             return Err(refused(&format!("holds another image as '{name}'"), why));
         }
     }
-    Ok(())
+    held_id(docker, image).await?.ok_or_else(lost)
 }
 
 fn refused(what: &str, why: String) -> Error {
     let error = Error::environment(format!("the Docker daemon {what}"));
-    if why.contains("no space left") {
+    if why.contains(DISK_FULL) {
         return error
             .why(why)
             .hint("make room on the daemon's disk: docker system prune");
     }
     error.why(why)
-}
-
-/// A transfer on a thread of its own, so that it can outlive the future that waits for it.
-struct Transfer {
-    stop: Arc<AtomicBool>,
-    result: Option<oneshot::Receiver<Result<()>>>,
-    reporter: Reporter,
-}
-
-impl Transfer {
-    fn start(
-        daemon: &Daemon,
-        image: &Image,
-        names: &[String],
-        store: &Store,
-        reporter: &Reporter,
-    ) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let sent = reporter.bytes("to Docker", Some(sink::archive_size(image)));
-        let (pipe, chunks) = Pipe::new(stop.clone(), sent);
-        let writer = {
-            let (image, names, store) = (image.clone(), names.to_owned(), store.clone());
-            thread::spawn(move || write(pipe, &image, &names, &store))
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Error::environment("cannot start a thread").why(e))?;
-        let docker = daemon.docker.clone().with_timeout(ANSWER);
-        let unpacked = reporter.bytes("Docker unpacks", None);
-        let (tell, result) = oneshot::channel();
-        thread::spawn(move || {
-            let answer = runtime.block_on(post(&docker, chunks, unpacked));
-            let written = writer.join().unwrap_or(Ok(()));
-            // Our own failure is the cause; the daemon only saw its effect.
-            let _ = tell.send(written.and(answer));
-        });
-        Ok(Self {
-            stop,
-            result: Some(result),
-            reporter: reporter.clone(),
-        })
-    }
-
-    async fn finished(mut self) -> Result<()> {
-        let lost = || Error::new(Exit::Internal, "the transfer to Docker broke off");
-        let Some(result) = &mut self.result else {
-            return Err(lost());
-        };
-        let result = result.await.unwrap_or_else(|_| Err(lost()));
-        self.result = None;
-        result
-    }
-}
-
-impl Drop for Transfer {
-    fn drop(&mut self) {
-        let Some(result) = self.result.take() else {
-            return;
-        };
-        self.stop.store(true, Ordering::Relaxed);
-        self.reporter
-            .step("Stopping after the layer being sent; Ctrl-C again stops at once");
-        let work = async move {
-            let _ = result.await;
-        };
-        teardown::finish(work, STOP_LIMIT);
-    }
-}
-
-/// Writes the archive. A reader that goes away is no failure here: the daemon says why.
-fn write(mut pipe: Pipe, image: &Image, names: &[String], store: &Store) -> Result<()> {
-    let mut written = sink::stream(image, names, ArchiveKind::Docker, store, &mut pipe);
-    if written.is_ok() {
-        written = pipe
-            .flush()
-            .map_err(|e| Error::environment("cannot write the image archive").why(e));
-    }
-    let closed = pipe.closed();
-    match written {
-        Ok(()) => Ok(()),
-        Err(_) if closed => Ok(()),
-        Err(e) => {
-            pipe.end();
-            Err(e)
-        }
-    }
-}
-
-async fn post(docker: &Docker, chunks: Chunks, unpacked: Task) -> Result<()> {
-    let body = stream::unfold(chunks, |mut chunks| async {
-        chunks.recv().await.map(|chunk| (chunk, chunks))
-    });
-    let options = ImportImageOptionsBuilder::new().quiet(false).build();
-    let mut events = pin!(docker.import_image_stream(options, body, None));
-    let mut layers = HashMap::new();
-    while let Some(event) = events.next().await {
-        let event = event.map_err(|e| refused("does not take the image", words(&e)))?;
-        unpacked.add(progress(&event, &mut layers));
-    }
-    Ok(())
-}
-
-/// How many bytes further a layer is, by its own count.
-fn progress(event: &BuildInfo, layers: &mut HashMap<String, u64>) -> u64 {
-    let current = event.progress_detail.as_ref().and_then(|p| p.current);
-    let (Some(id), Some(current)) = (&event.id, current) else {
-        return 0;
-    };
-    let current = u64::try_from(current).unwrap_or(0);
-    let before = layers.insert(id.clone(), current).unwrap_or(0);
-    current.saturating_sub(before)
 }
 
 #[cfg(test)]
@@ -285,22 +270,5 @@ mod tests {
             split_name("localhost:5000/a"),
             ("localhost:5000/a", "latest")
         );
-    }
-
-    #[test]
-    fn progress_counts_each_layer_once() {
-        let event = |id: &str, current: i64| {
-            serde_json::from_value::<BuildInfo>(serde_json::json!({
-                "id": id, "progressDetail": {"current": current, "total": 9},
-            }))
-            .unwrap()
-        };
-        let mut layers = HashMap::new();
-        let counted: Vec<u64> = [event("a", 3), event("b", 2), event("a", 9)]
-            .iter()
-            .map(|event| progress(event, &mut layers))
-            .collect();
-        assert_eq!(counted, [3, 2, 6]);
-        assert_eq!(progress(&BuildInfo::default(), &mut layers), 0);
     }
 }

@@ -7,10 +7,12 @@ mod connect;
 mod container;
 mod endpoint;
 mod guard;
+mod held;
 mod lines;
 mod load;
 mod pipe;
 mod teardown;
+mod transfer;
 
 use bollard::errors::Error as DockerError;
 

@@ -4,7 +4,7 @@ use std::{
     io::{self, Write},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -21,27 +21,36 @@ const BLOCK: usize = 512;
 
 pub(super) type Chunks = mpsc::Receiver<io::Result<Bytes>>;
 
+/// What a pipe shares with those who watch it.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    /// Set to stop it.
+    pub stop: AtomicBool,
+    /// How many bytes went through.
+    pub sent: AtomicU64,
+}
+
 /// A writer of a tar whose bytes come out of a channel.
 pub(super) struct Pipe {
     chunks: mpsc::Sender<io::Result<Bytes>>,
     buffer: BytesMut,
     position: Position,
-    stop: Arc<AtomicBool>,
-    sent: Task,
+    control: Arc<Control>,
+    shown: Task,
     closed: bool,
 }
 
 impl Pipe {
-    /// A pipe, and where its bytes come out. Once `stop` is set, nothing is taken beyond the end
-    /// of the file that is being written.
-    pub(super) fn new(stop: Arc<AtomicBool>, sent: Task) -> (Self, Chunks) {
+    /// A pipe, and where its bytes come out. Once it is told to stop, nothing is taken beyond
+    /// the end of the file that is being written.
+    pub(super) fn new(control: Arc<Control>, shown: Task) -> (Self, Chunks) {
         let (chunks, out) = mpsc::channel(DEPTH);
         let pipe = Self {
             chunks,
             buffer: BytesMut::with_capacity(CHUNK),
             position: Position::default(),
-            stop,
-            sent,
+            control,
+            shown,
             closed: false,
         };
         (pipe, out)
@@ -71,7 +80,9 @@ impl Pipe {
             return Ok(());
         }
         let chunk = self.buffer.split().freeze();
-        self.sent.add(chunk.len() as u64);
+        let size = chunk.len() as u64;
+        self.shown.add(size);
+        self.control.sent.fetch_add(size, Ordering::Relaxed);
         self.chunks.blocking_send(Ok(chunk)).map_err(|_| {
             self.closed = true;
             gone()
@@ -85,7 +96,7 @@ fn gone() -> io::Error {
 
 impl Write for Pipe {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.position.between_files() && self.stop.load(Ordering::Relaxed) {
+        if self.position.between_files() && self.control.stop.load(Ordering::Relaxed) {
             return Err(io::Error::other("stopped"));
         }
         let taken = bytes.len().min(CHUNK - self.buffer.len());
@@ -176,12 +187,12 @@ mod tests {
 
     #[test]
     fn a_stopped_pipe_ends_after_the_file() {
-        let stop = Arc::new(AtomicBool::new(false));
+        let control = Arc::new(Control::default());
         let task = Reporter::stderr(true).bytes("", None);
-        let (mut pipe, mut out) = Pipe::new(stop.clone(), task);
+        let (mut pipe, mut out) = Pipe::new(control.clone(), task);
         let archive = archive();
         pipe.write_all(&archive[..600]).unwrap();
-        stop.store(true, Ordering::Relaxed);
+        control.stop.store(true, Ordering::Relaxed);
         pipe.write_all(&archive[600..3 * BLOCK]).unwrap();
         assert!(pipe.write_all(&archive[3 * BLOCK..]).is_err());
         assert!(!pipe.closed());
@@ -191,6 +202,7 @@ mod tests {
             got.extend_from_slice(&chunk.unwrap());
         }
         assert_eq!(got.len(), 5 * BLOCK);
+        assert_eq!(control.sent.load(Ordering::Relaxed), got.len() as u64);
         assert_eq!(tar::Archive::new(&got[..]).entries().unwrap().count(), 1);
     }
 

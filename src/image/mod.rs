@@ -8,18 +8,85 @@ pub use config::{
 };
 pub use manifest::{Descriptor, Index, Manifest};
 
+use serde::Deserialize;
+
 use crate::{
-    base::{BaseImage, media},
-    digest::Digest,
-    error::Result,
+    base::{BaseImage, BaseLayer, media},
+    digest::{DiffId, Digest},
+    error::{Error, Result},
 };
+use manifest::Annotations;
 
 /// The annotation with the base image's name in a registry (OCI image-spec, annotations.md).
 pub const BASE_NAME: &str = "org.opencontainers.image.base.name";
 /// The annotation with the base image's digest (OCI image-spec, annotations.md).
 pub const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
+/// The annotation that tells what a layer was made of, so that it need not be made again.
+pub const KEY_ANNOTATION: &str = "dev.imgbuild.layer-key";
 
-/// A finished image: its documents, and the descriptors of its layers, lowest first.
+/// A layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The OCI media type of the blob.
+    pub media_type: String,
+    /// The sha256 of the blob.
+    pub digest: Digest,
+    /// The size of the blob in bytes.
+    pub size: u64,
+    /// The sha256 of the uncompressed tar.
+    pub diff_id: DiffId,
+    /// The size of the uncompressed tar in bytes, if it is known: base layers are not measured.
+    pub unpacked: Option<u64>,
+    /// What the manifest says of the blob besides.
+    pub annotations: Annotations,
+}
+
+impl Layer {
+    fn of_base(layer: &BaseLayer) -> Self {
+        Self {
+            media_type: layer.media_type.clone(),
+            digest: layer.digest,
+            size: layer.size,
+            diff_id: layer.diff_id,
+            unpacked: None,
+            annotations: Annotations::new(),
+        }
+    }
+
+    fn on_top(layer: &TopLayer) -> Self {
+        Self {
+            media_type: layer.built.media_type.clone(),
+            digest: layer.built.digest,
+            size: layer.built.size,
+            diff_id: layer.built.diff_id,
+            unpacked: Some(layer.built.unpacked),
+            annotations: layer.annotations.clone(),
+        }
+    }
+
+    fn stored(descriptor: Descriptor, diff_id: DiffId) -> Self {
+        Self {
+            media_type: descriptor.media_type,
+            digest: descriptor.digest,
+            size: descriptor.size,
+            diff_id,
+            unpacked: None,
+            annotations: descriptor.annotations,
+        }
+    }
+
+    fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            media_type: self.media_type.clone(),
+            digest: self.digest,
+            size: self.size,
+            annotations: self.annotations.clone(),
+            platform: None,
+        }
+    }
+}
+
+/// A finished image: its documents and its layers, lowest first.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// The image config as stored.
@@ -31,24 +98,75 @@ pub struct Image {
     /// The digest of the config: what Docker calls the image ID.
     pub config_digest: Digest,
     /// All layers, the base's first.
-    pub layers: Vec<Descriptor>,
+    pub layers: Vec<Layer>,
+}
+
+/// The part of an image config that names its layers (OCI image-spec, config.md).
+#[derive(Deserialize)]
+struct ConfigLayers {
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<DiffId>,
 }
 
 impl Image {
     /// An image from the documents that were stored of it.
     ///
     /// # Errors
-    /// When the manifest is not an image manifest.
+    /// When they are not a manifest and a config, or do not name the same number of layers.
     pub fn from_documents(manifest: Vec<u8>, config: Vec<u8>) -> Result<Self> {
         let parsed = Manifest::parse(&manifest)?;
+        let diff_ids = diff_ids(&config)?;
+        if parsed.layers.len() != diff_ids.len() {
+            let (blobs, tars) = (parsed.layers.len(), diff_ids.len());
+            return Err(
+                Error::environment("the image's manifest and config do not agree").why(format!(
+                    "the manifest has {blobs} layers, the config {tars}"
+                )),
+            );
+        }
+        let layers = parsed.layers.into_iter().zip(diff_ids);
         Ok(Self {
             digest: Digest::of(&manifest),
             config_digest: Digest::of(&config),
-            layers: parsed.layers,
+            layers: layers
+                .map(|(blob, diff_id)| Layer::stored(blob, diff_id))
+                .collect(),
             config,
             manifest,
         })
     }
+
+    /// The same image with its layers packed in another way: another manifest, the same config.
+    ///
+    /// # Errors
+    /// When the manifest is not an image manifest.
+    pub fn with_layers(&self, layers: Vec<Layer>) -> Result<Self> {
+        let manifest = Manifest {
+            layers: layers.iter().map(Layer::descriptor).collect(),
+            ..Manifest::parse(&self.manifest)?
+        };
+        let manifest = manifest.to_bytes()?;
+        Ok(Self {
+            digest: Digest::of(&manifest),
+            manifest,
+            layers,
+            ..self.clone()
+        })
+    }
+}
+
+/// The diff ids of a config's layers, lowest first.
+///
+/// # Errors
+/// When the bytes are not an image config.
+fn diff_ids(config: &[u8]) -> Result<Vec<DiffId>> {
+    serde_json::from_slice::<ConfigLayers>(config)
+        .map(|config| config.rootfs.diff_ids)
+        .map_err(|e| Error::environment("this is not an OCI image config").why(e))
 }
 
 /// Puts an image together; the same input gives the same bytes.
@@ -58,21 +176,8 @@ impl Image {
 pub fn assemble(base: &BaseImage, top: &[TopLayer], settings: &ImageSettings) -> Result<Image> {
     let config = assemble_config(base, top, settings)?;
     let config_digest = Digest::of(&config);
-    let base_layers = base.layers.iter().map(|layer| Descriptor {
-        media_type: layer.media_type.clone(),
-        digest: layer.digest,
-        size: layer.size,
-        annotations: Default::default(),
-        platform: None,
-    });
-    let top_layers = top.iter().map(|layer| Descriptor {
-        media_type: layer.built.media_type.clone(),
-        digest: layer.built.digest,
-        size: layer.built.size,
-        annotations: layer.annotations.clone(),
-        platform: None,
-    });
-    let layers: Vec<Descriptor> = base_layers.chain(top_layers).collect();
+    let base_layers = base.layers.iter().map(Layer::of_base);
+    let layers: Vec<Layer> = base_layers.chain(top.iter().map(Layer::on_top)).collect();
     let manifest = Manifest {
         schema_version: 2,
         media_type: media::OCI_MANIFEST.into(),
@@ -80,10 +185,10 @@ pub fn assemble(base: &BaseImage, top: &[TopLayer], settings: &ImageSettings) ->
             media_type: media::OCI_CONFIG.into(),
             digest: config_digest,
             size: config.len() as u64,
-            annotations: Default::default(),
+            annotations: Annotations::new(),
             platform: None,
         },
-        layers: layers.clone(),
+        layers: layers.iter().map(Layer::descriptor).collect(),
         annotations: annotations(base, settings),
     };
     let manifest = manifest.to_bytes()?;
@@ -98,7 +203,7 @@ pub fn assemble(base: &BaseImage, top: &[TopLayer], settings: &ImageSettings) ->
 
 /// The user's annotations, and what the base was (OCI image-spec, annotations.md). Only a
 /// registry's reference is a name that means the same on another machine.
-fn annotations(base: &BaseImage, settings: &ImageSettings) -> manifest::Annotations {
+fn annotations(base: &BaseImage, settings: &ImageSettings) -> Annotations {
     let mut annotations = settings.annotations.clone();
     let facts = [
         (BASE_NAME, settings.base_name.clone()),

@@ -9,7 +9,7 @@ use serde_json::json;
 use tar::{Builder, EntryType, Header};
 
 use super::{
-    folder_of,
+    Contents, folder_of,
     layout::{LAYOUT, atomically, descriptors},
 };
 use crate::{
@@ -25,7 +25,8 @@ use crate::{
 pub enum ArchiveKind {
     /// An OCI image layout.
     Oci,
-    /// For `docker load` of every version: an OCI layout with Docker's `manifest.json`.
+    /// For `docker load` of every version: an OCI layout of uncompressed layers, for Docker 20.10
+    /// reads no zstd, with Docker's `manifest.json`.
     Docker,
 }
 
@@ -40,12 +41,16 @@ pub fn write_archive(
     dest: &Path,
     store: &Store,
 ) -> Result<()> {
+    let contents = match kind {
+        ArchiveKind::Oci => Contents::stored(image),
+        ArchiveKind::Docker => Contents::plain(image, store)?,
+    };
     let mut failure = None;
-    let written = atomically(dest, archive_size(image), |file| {
-        let size = Some(archive_size(image));
-        let file = Watched::new(file, folder_of(dest).to_owned(), size);
+    let size = contents.size();
+    let written = atomically(dest, size, |file| {
+        let file = Watched::new(file, folder_of(dest).to_owned(), Some(size));
         let mut out = io::BufWriter::with_capacity(1 << 20, file);
-        match stream(image, names, kind, store, &mut out) {
+        match stream(&contents, names, kind, store, &mut out) {
             Ok(()) => out.flush(),
             Err(e) => {
                 failure = Some(e);
@@ -56,17 +61,12 @@ pub fn write_archive(
     failure.map_or(written, Err)
 }
 
-/// The size of the blobs that an archive holds, in bytes; for progress.
-pub fn archive_size(image: &Image) -> u64 {
-    image.layers.iter().map(|layer| layer.size).sum()
-}
-
-/// Writes an archive to any writer. The same image gives the same bytes.
+/// Writes an archive to any writer. The same contents give the same bytes.
 ///
 /// # Errors
 /// When a blob is missing or the writer fails.
 pub fn stream(
-    image: &Image,
+    contents: &Contents,
     names: &[String],
     kind: ArchiveKind,
     store: &Store,
@@ -76,13 +76,16 @@ pub fn stream(
     let mut tar = Builder::new(out);
     directory(&mut tar, "blobs/").map_err(failed)?;
     directory(&mut tar, "blobs/sha256/").map_err(failed)?;
-    let mut done = std::collections::BTreeSet::new();
-    for layer in &image.layers {
-        if done.insert(layer.digest) {
-            let blob = store.open_blob(&layer.digest)?;
-            file(&mut tar, &blob_name(&layer.digest), layer.size, blob).map_err(failed)?;
-        }
+    for blob in contents.blobs() {
+        file(
+            &mut tar,
+            &blob_name(&blob.digest),
+            blob.size,
+            blob.open(store)?,
+        )
+        .map_err(failed)?;
     }
+    let image = contents.image();
     let documents = [
         (blob_name(&image.config_digest), image.config.clone()),
         (blob_name(&image.digest), image.manifest.clone()),
@@ -136,15 +139,22 @@ fn directory(tar: &mut Builder<&mut dyn Write>, name: &str) -> io::Result<()> {
     )
 }
 
+/// A content of another length than the header says would shift all that follows.
 fn file(
     tar: &mut Builder<&mut dyn Write>,
     name: &str,
     size: u64,
-    content: impl io::Read,
+    mut content: impl io::Read,
 ) -> io::Result<()> {
+    let mut exact = io::Read::take(&mut content, size);
     tar.append_data(
         &mut header(size, 0o644, EntryType::Regular),
         name,
-        content.take(size),
-    )
+        &mut exact,
+    )?;
+    if exact.limit() > 0 || content.read(&mut [0])? > 0 {
+        let why = format!("{name} is not of {size} bytes, as it was when it was made");
+        return Err(io::Error::other(why));
+    }
+    Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::{fs, io::Write, path::Path};
 
+use oci_spec::distribution::Reference;
+
 use crate::{
     base::media,
     digest::Digest,
@@ -14,6 +16,9 @@ use crate::{
 pub(super) const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// Under this annotation a layout keeps a tag (OCI image-spec, annotations.md).
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Under this one containerd, and Docker over it, look for the whole name, registry included
+/// (containerd, core/images/annotations.go).
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// Writes the image into a layout folder, made if it is missing. Images that are there stay,
 /// but for those of the same name. Blobs come first, `index.json` last. See [`super::Output::check`].
@@ -68,9 +73,14 @@ pub(super) fn descriptors(image: &Image, names: &[String]) -> Vec<Descriptor> {
     if names.is_empty() {
         return vec![plain];
     }
-    let named = |name: &String| Descriptor {
-        annotations: [(REF_NAME.to_owned(), name.clone())].into(),
-        ..plain.clone()
+    let named = |name: &String| {
+        let whole = name.parse::<Reference>().map(|reference| reference.whole());
+        let whole = whole.map(|whole| (CONTAINERD_NAME.to_owned(), whole));
+        let short = (REF_NAME.to_owned(), name.clone());
+        Descriptor {
+            annotations: whole.into_iter().chain([short]).collect(),
+            ..plain.clone()
+        }
     };
     names.iter().map(named).collect()
 }

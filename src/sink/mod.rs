@@ -1,6 +1,7 @@
 //! Where a finished image goes: a layout folder, an archive, or the Docker daemon.
 
 mod archive;
+mod contents;
 mod layout;
 
 use std::{
@@ -9,7 +10,8 @@ use std::{
     str::FromStr,
 };
 
-pub use archive::{ArchiveKind, archive_size, stream, write_archive};
+pub use archive::{ArchiveKind, stream, write_archive};
+pub use contents::Contents;
 pub use layout::write_layout;
 
 use crate::error::{Error, Result};

@@ -143,9 +143,15 @@ fn images_compare_wherever_they_are() {
     ];
     let build = ["build", "old.yml", "--base", "scratch", "--code", "code"];
     project.ok(&[&build[..], &output].concat());
-    for same in ["oci:layout", "docker-archive:image.tar", &pushed] {
+    for same in ["oci:layout", &pushed] {
         let found = diff(&project, "old", same);
         assert_eq!(found["same"], true, "{same}: {found}");
+    }
+    // Archives for Docker have the layers unpacked.
+    let found = diff(&project, "old", "docker-archive:image.tar");
+    assert_eq!(packages(&found), [""; 0]);
+    for moved in ["added", "removed"] {
+        assert_eq!(found["layers"][moved], json!([]), "{found}");
     }
     // Another cache has none of it: layers that both have are not fetched, the others are.
     let elsewhere = Project::new("channels: []\ndependencies: []\n");

@@ -1,0 +1,120 @@
+//! Which layers of an image a daemon has already, by what it says of its images.
+//!
+//! Others may remove images at any time, and a daemon may not say all: this is a guess that saves
+//! bytes, and a load that was built on a wrong one is done anew in full.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
+
+use bollard::{Docker, models::ImageSummary, query_parameters::ListImagesOptionsBuilder};
+use futures_util::{StreamExt, stream};
+
+use super::{Daemon, ImageStore};
+use crate::{
+    digest::Digest,
+    image::{Image, Manifest},
+    store::Store,
+};
+
+/// How long the daemon may take to tell; past that, sending everything may be sooner done.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How many images are asked about at once.
+const AT_ONCE: usize = 8;
+
+/// The places, from the lowest up, of the layers that need not be sent.
+pub(super) async fn layers(daemon: &Daemon, image: &Image, store: &Store) -> BTreeSet<usize> {
+    let known = async {
+        let images = list(&daemon.docker).await;
+        match daemon.facts.store {
+            ImageStore::Classic => (0..chain(&daemon.docker, &images, image).await).collect(),
+            ImageStore::Containerd => blobs(&images, image, store),
+        }
+    };
+    tokio::time::timeout(LIMIT, known).await.unwrap_or_default()
+}
+
+/// Whether the daemon itself says that it lacks a part of the image, as Docker 28 and later can.
+pub(super) async fn is_incomplete(docker: &Docker, image: &Image) -> bool {
+    let id = image.digest.to_string();
+    let images = list(docker).await;
+    images.iter().any(|found| found.id == id && lacks(found))
+}
+
+fn lacks(found: &ImageSummary) -> bool {
+    let manifests = found.manifests.iter().flatten();
+    manifests
+        .filter(|manifest| manifest.id == found.id)
+        .any(|manifest| !manifest.available)
+}
+
+async fn list(docker: &Docker) -> Vec<ImageSummary> {
+    let options = ListImagesOptionsBuilder::new().manifests(true).build();
+    docker.list_images(Some(options)).await.unwrap_or_default()
+}
+
+/// How many of the image's lowest layers some image of the daemon begins with. Graph drivers find
+/// layers by the whole chain below them, so one that differs makes those above it others as well.
+async fn chain(docker: &Docker, images: &[ImageSummary], image: &Image) -> usize {
+    let ids: Vec<String> = image
+        .layers
+        .iter()
+        .map(|layer| layer.diff_id.to_string())
+        .collect();
+    stream::iter(images)
+        .map(|found| docker.inspect_image(&found.id))
+        .buffer_unordered(AT_ONCE)
+        .map(|found| {
+            let layers = found.ok().and_then(|found| found.root_fs?.layers);
+            common_start(&ids, &layers.unwrap_or_default())
+        })
+        .fold(0, |most, common| std::future::ready(most.max(common)))
+        .await
+}
+
+fn common_start(ours: &[String], theirs: &[String]) -> usize {
+    let pairs = ours.iter().zip(theirs);
+    pairs.take_while(|(ours, theirs)| ours == theirs).count()
+}
+
+/// The layers whose very blobs are in containerd's store: those of images that it has and this
+/// store knows by manifest. A layer that it has in another compression does not do: `docker save`
+/// would then leave it out without a word.
+fn blobs(images: &[ImageSummary], image: &Image, store: &Store) -> BTreeSet<usize> {
+    let held: HashSet<Digest> = images
+        .iter()
+        .filter(|found| !lacks(found))
+        .filter_map(|found| manifest(&found.id, store))
+        .flat_map(|manifest| manifest.layers)
+        .map(|layer| layer.digest)
+        .collect();
+    let layers = image.layers.iter().enumerate();
+    layers
+        .filter(|(_, layer)| held.contains(&layer.digest))
+        .map(|(place, _)| place)
+        .collect()
+}
+
+fn manifest(id: &str, store: &Store) -> Option<Manifest> {
+    let digest = id.parse().ok()?;
+    if !store.blob_path(&digest).exists() {
+        return None;
+    }
+    Manifest::parse(&store.read_blob(&digest).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_are_held_from_the_bottom() {
+        let ids = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
+        let common = |theirs: &str| common_start(&ids("abc"), &ids(theirs));
+        assert_eq!(
+            ["", "abc", "abcd", "ab", "axc", "bc"].map(common),
+            [0, 3, 3, 2, 1, 0]
+        );
+    }
+}

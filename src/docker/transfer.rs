@@ -1,0 +1,211 @@
+//! Sending an archive to the daemon.
+
+use std::{
+    collections::HashMap,
+    io::Write,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use bollard::{
+    Docker, errors::Error as DockerError, models::BuildInfo,
+    query_parameters::ImportImageOptionsBuilder,
+};
+use futures_util::{StreamExt, stream};
+use tokio::sync::oneshot;
+
+use super::{
+    Daemon,
+    pipe::{Chunks, Control, Pipe},
+    teardown, words,
+};
+use crate::{
+    error::{Error, Exit, Result},
+    report::{Reporter, Task},
+    sink::{self, ArchiveKind, Contents},
+    store::Store,
+};
+
+/// The daemon answers a load only when it has read everything; slow disks take their time.
+const ANSWER: Duration = Duration::from_secs(24 * 3600);
+/// How long a stopped transfer may take to come to the end of a layer.
+const STOP_LIMIT: Duration = Duration::from_secs(120);
+
+/// Why a transfer failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The daemon does not take what it was sent, in its own words.
+    Refused(String),
+    /// Anything else.
+    Other(Error),
+}
+
+/// A transfer on a thread of its own, so that it can outlive the future that waits for it.
+pub(super) struct Transfer {
+    control: Arc<Control>,
+    result: Option<oneshot::Receiver<Result<(), Failure>>>,
+    reporter: Reporter,
+}
+
+impl Transfer {
+    /// Begins to send an archive.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(super) fn start(
+        daemon: &Daemon,
+        contents: Contents,
+        names: &[String],
+        store: &Store,
+        reporter: &Reporter,
+    ) -> Result<Self> {
+        let control = Arc::new(Control::default());
+        let shown = reporter.bytes("to Docker", Some(contents.size()));
+        let (pipe, chunks) = Pipe::new(control.clone(), shown);
+        let writer = {
+            let (names, store) = (names.to_owned(), store.clone());
+            thread::spawn(move || write(pipe, &contents, &names, &store))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Error::environment("cannot start a thread").why(e))?;
+        let docker = daemon.docker.clone().with_timeout(ANSWER);
+        let unpacked = reporter.bytes("Docker unpacks", None);
+        let (tell, result) = oneshot::channel();
+        thread::spawn(move || {
+            let answer = runtime.block_on(post(&docker, chunks, unpacked));
+            let written = writer.join().unwrap_or(Ok(()));
+            // Our own failure is the cause; the daemon only saw its effect.
+            let _ = tell.send(written.map_err(Failure::Other).and(answer));
+        });
+        Ok(Self {
+            control,
+            result: Some(result),
+            reporter: reporter.clone(),
+        })
+    }
+
+    /// Waits for the daemon's answer; returns how many bytes it was sent, and its answer.
+    pub(super) async fn finished(mut self) -> (u64, Result<(), Failure>) {
+        let answer = self.answer().await;
+        self.result = None;
+        (self.control.sent.load(Ordering::Relaxed), answer)
+    }
+
+    async fn answer(&mut self) -> Result<(), Failure> {
+        let lost = || {
+            let error = Error::new(Exit::Internal, "the transfer to Docker broke off");
+            Failure::Other(error)
+        };
+        let Some(result) = &mut self.result else {
+            return Err(lost());
+        };
+        result.await.unwrap_or_else(|_| Err(lost()))
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        let Some(result) = self.result.take() else {
+            return;
+        };
+        self.control.stop.store(true, Ordering::Relaxed);
+        self.reporter
+            .step("Stopping after the layer being sent; Ctrl-C again stops at once");
+        let work = async move {
+            let _ = result.await;
+        };
+        teardown::finish(work, STOP_LIMIT);
+    }
+}
+
+/// Writes the archive. A reader that goes away is no failure here: the daemon says why.
+fn write(mut pipe: Pipe, contents: &Contents, names: &[String], store: &Store) -> Result<()> {
+    let mut written = sink::stream(contents, names, ArchiveKind::Docker, store, &mut pipe);
+    if written.is_ok() {
+        written = pipe
+            .flush()
+            .map_err(|e| Error::environment("cannot write the image archive").why(e));
+    }
+    let closed = pipe.closed();
+    match written {
+        Ok(()) => Ok(()),
+        Err(_) if closed => Ok(()),
+        Err(e) => {
+            pipe.end();
+            Err(e)
+        }
+    }
+}
+
+async fn post(docker: &Docker, chunks: Chunks, unpacked: Task) -> Result<(), Failure> {
+    let body = stream::unfold(chunks, |mut chunks| async {
+        chunks.recv().await.map(|chunk| (chunk, chunks))
+    });
+    let options = ImportImageOptionsBuilder::new().quiet(false).build();
+    let mut events = pin!(docker.import_image_stream(options, body, None));
+    let mut layers = HashMap::new();
+    let mut failed = None;
+    while let Some(event) = events.next().await {
+        let event = event.map_err(|e| failure(&e))?;
+        unpacked.add(progress(&event, &mut layers));
+        failed = failed.or_else(|| unpacking_failed(&event));
+    }
+    failed.map_or(Ok(()), |why| Err(Failure::Refused(why)))
+}
+
+/// Over containerd an image that cannot be unpacked counts as loaded; only the text for people
+/// tells (moby, daemon/containerd/image_exporter.go).
+fn unpacking_failed(event: &BuildInfo) -> Option<String> {
+    let line = event.stream.as_ref()?;
+    line.starts_with("Error unpacking image")
+        .then(|| line.trim().to_owned())
+}
+
+fn failure(error: &DockerError) -> Failure {
+    match error {
+        DockerError::DockerResponseServerError { .. } | DockerError::DockerStreamError { .. } => {
+            Failure::Refused(words(error))
+        }
+        other => {
+            let error = Error::environment("the transfer to the Docker daemon broke off");
+            Failure::Other(error.why(words(other)))
+        }
+    }
+}
+
+/// How many bytes further a layer is, by its own count.
+fn progress(event: &BuildInfo, layers: &mut HashMap<String, u64>) -> u64 {
+    let current = event.progress_detail.as_ref().and_then(|p| p.current);
+    let (Some(id), Some(current)) = (&event.id, current) else {
+        return 0;
+    };
+    let current = u64::try_from(current).unwrap_or(0);
+    let before = layers.insert(id.clone(), current).unwrap_or(0);
+    current.saturating_sub(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_counts_each_layer_once() {
+        let event = |id: &str, current: i64| {
+            serde_json::from_value::<BuildInfo>(serde_json::json!({
+                "id": id, "progressDetail": {"current": current, "total": 9},
+            }))
+            .unwrap()
+        };
+        let mut layers = HashMap::new();
+        let counted: Vec<u64> = [event("a", 3), event("b", 2), event("a", 9)]
+            .iter()
+            .map(|event| progress(event, &mut layers))
+            .collect();
+        assert_eq!(counted, [3, 2, 6]);
+        assert_eq!(progress(&BuildInfo::default(), &mut layers), 0);
+    }
+}
