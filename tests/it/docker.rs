@@ -1,6 +1,8 @@
 //! A real Docker daemon: loading, running, the daemon as a base, and what is said without one.
 
+mod delta;
 mod reports;
+mod saved;
 
 use std::process::Command;
 

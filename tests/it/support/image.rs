@@ -146,6 +146,14 @@ impl Image {
         new.map(|layer| layer.title.as_str()).collect()
     }
 
+    /// How many layers are of a base that imgbuild made itself, with another prefix: each image has
+    /// one layer of state.
+    fn base_layers(&self) -> usize {
+        let states = self.layers.iter().enumerate();
+        let mut states = states.filter(|(_, layer)| layer.title.starts_with("Environment state"));
+        states.nth_back(1).map_or(0, |(place, _)| place + 1)
+    }
+
     /// Our layers touch nothing but the prefixes and the code's folder.
     fn check_places(&self) {
         if self.ours().next().is_none() {
@@ -157,7 +165,10 @@ impl Image {
         if prefix.starts_with("opt/conda/envs/") {
             places.push("opt/conda".into());
         }
-        for layer in self.ours() {
+        for layer in self.layers.iter().skip(self.base_layers()) {
+            if !layer.ours {
+                continue;
+            }
             let code = layer.title.strip_prefix("User code in /");
             let places = code.map_or(places.clone(), |dest| vec![dest.to_owned()]);
             for entry in &layer.entries {

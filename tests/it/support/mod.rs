@@ -3,17 +3,19 @@
 mod documents;
 mod image;
 mod project;
+mod proxy;
 mod rootfs;
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
 };
 
-pub use image::{Codec, Image, hash_file, validate_layout};
+pub use image::{Codec, Image, Layer, Sha, hash_file, validate_layout};
 pub use project::{Output, Project};
+pub use proxy::{Proxy, Tricks};
 pub use rootfs::{Kind, Node, Rootfs};
 
 /// A path or an address that `make test` prepared.
@@ -86,6 +88,18 @@ pub fn channel() -> &'static str {
     static CHANNEL: OnceLock<Channel> = OnceLock::new();
     let served = CHANNEL.get_or_init(|| Channel::serve(&fixture("IMGBUILD_TEST_CHANNEL_DIR")));
     &served.url
+}
+
+/// The tar in a layer, whatever it is compressed with.
+pub fn decoded<'a>(mut layer: impl Read + 'a) -> Box<dyn Read + 'a> {
+    let mut magic = Vec::new();
+    layer.by_ref().take(4).read_to_end(&mut magic).unwrap();
+    let whole = io::Cursor::new(magic.clone()).chain(layer);
+    match magic[..] {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(whole).unwrap()),
+        _ => Box::new(whole),
+    }
 }
 
 /// Runs a program that must succeed; returns what it printed.
