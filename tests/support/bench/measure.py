@@ -1,0 +1,90 @@
+"""What one command costs."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+
+
+@dataclass
+class Cost:
+    """Seconds of wall and CPU time, peak memory of the largest process and peak size of a folder in MB."""
+
+    wall: float
+    cpu: float
+    rss_mb: float
+    disk_mb: float
+    out: str
+
+    @property
+    def busy(self):
+        """The share of all cores' time that was used."""
+        return self.cpu / (self.wall * len(os.sched_getaffinity(0)))
+
+
+def folder_mb(folder):
+    """What the files of a folder take on the disk."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(path, name)).st_blocks * 512
+            except FileNotFoundError:
+                pass  # it was renamed while we looked
+    return total / 1e6
+
+
+class Watch:
+    """Looks at the size of a folder every 50 ms; without a folder, does nothing."""
+
+    def __init__(self, folder):
+        self.folder, self.peak, self.over = folder, 0.0, threading.Event()
+        self.thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self):
+        while not self.over.wait(0.05):
+            self.peak = max(self.peak, folder_mb(self.folder))
+
+    def __enter__(self):
+        if self.folder:
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        if self.folder:
+            self.thread.join()
+
+
+def cost(command, env=None, disk=None, cwd=None):
+    """Runs a command to its end; one that fails ends the bench with what it said."""
+    command = [str(word) for word in command]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors, Watch(disk) as watch:
+        begun = time.monotonic()
+        process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            errors.seek(0)
+            raise Failed(f"{' '.join(command)} ended with {process.returncode}:\n{errors.read()[-4000:]}")
+        out.seek(0)
+        text = out.read()
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000, watch.peak, text)
+
+
+class Failed(Exception):
+    """A command of the bench did not end well."""
+
+
+def best(runs, measure):
+    """The cost with the least wall time; `measure` is given the number of the run."""
+    return min((measure(number) for number in range(runs)), key=lambda cost: cost.wall)
+
+
+def say(text):
+    """One line of progress."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
