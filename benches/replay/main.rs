@@ -35,6 +35,9 @@ struct Options {
     /// The seed of the series
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// The mean of the packages' chances of a new build, an update; 0.22 gives real series' floor
+    #[arg(long, default_value_t = 0.22)]
+    chance: f64,
     /// The layers that packages may take; may be given more than once
     #[arg(long, default_values_t = [116, 60, 30, 15])]
     layers: Vec<usize>,
@@ -50,7 +53,11 @@ fn main() -> Result<(), Failure> {
     let options = Options::parse();
     if let Some(start) = &options.make {
         let start = read(start)?;
-        series::write(&start, &options.folder, options.updates, options.seed)?;
+        let series = series::Series {
+            seed: options.seed,
+            chance: options.chance,
+        };
+        series::write(&start, &options.folder, options.updates, &series)?;
     }
     let locks = read_all(&options.folder)?;
     let rows: Vec<updates::Row> = options
@@ -94,13 +101,14 @@ fn read(file: &Path) -> Result<Lock, Failure> {
 fn table(rows: &[updates::Row], locks: usize) {
     println!("{} updates; re-downloaded bytes an update", locks - 1);
     println!(
-        "{:>6} {:>9} {:>8} {:>8} {:>7} {:>9} {:>7}",
-        "layers", "image MB", "MB", "floor MB", "ratio", "of singles", "of bins"
+        "{:>6} {:>5} {:>9} {:>8} {:>8} {:>7} {:>10} {:>8}",
+        "layers", "used", "image MB", "MB", "floor MB", "ratio", "of singles", "of bins"
     );
     for row in rows {
         println!(
-            "{:>6} {:>9.0} {:>8.1} {:>8.1} {:>7.3} {:>9.1} {:>7.1}",
+            "{:>6} {:>5} {:>9.0} {:>8.1} {:>8.1} {:>7.3} {:>10.1} {:>8.1}",
             row.layers,
+            row.used,
             row.image_mb,
             row.downloaded_mb,
             row.floor_mb,

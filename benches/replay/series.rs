@@ -11,9 +11,15 @@ use rattler_digest::{Sha256, parse_digest_from_hex};
 
 use crate::Failure;
 
-/// The mean of the packages' chances of a new build, an update.
-const CHANCE: f64 = 0.12;
-/// An update in so many removes a package, and one adds one.
+/// What a series is made by.
+pub(crate) struct Series {
+    /// The same one makes the same series.
+    pub seed: u64,
+    /// The mean of the packages' chances of a new build, an update.
+    pub chance: f64,
+}
+
+/// The chance that an update removes a package, and that it adds one.
 const COMES_OR_GOES: f64 = 0.5;
 /// A package's size in bytes where the lock does not say it: the median, and the spread of its logarithm.
 /// About what conda-forge's packages have.
@@ -38,7 +44,12 @@ const GIANTS: [(&str, f64); 14] = [
 ];
 
 /// Writes the lock itself and then its updates, as imgbuild's own locks.
-pub(crate) fn write(start: &Lock, folder: &Path, updates: usize, seed: u64) -> Result<(), Failure> {
+pub(crate) fn write(
+    start: &Lock,
+    folder: &Path,
+    updates: usize,
+    series: &Series,
+) -> Result<(), Failure> {
     fs::create_dir_all(folder)?;
     let folder = std::path::absolute(folder)?;
     let mut records = start.env.packages().to_vec();
@@ -51,7 +62,7 @@ pub(crate) fn write(start: &Lock, folder: &Path, updates: usize, seed: u64) -> R
     }
     for update in 0..=updates {
         if update > 0 {
-            step(&mut records, update, seed)?;
+            step(&mut records, update, series)?;
         }
         let env = LockedEnv::new(start.env.channels.clone(), records.clone())
             .with_wheels(start.env.wheels().to_vec());
@@ -65,11 +76,12 @@ pub(crate) fn write(start: &Lock, folder: &Path, updates: usize, seed: u64) -> R
     Ok(())
 }
 
-fn step(records: &mut Vec<RepoDataRecord>, update: usize, seed: u64) -> Result<(), Failure> {
+fn step(records: &mut Vec<RepoDataRecord>, update: usize, series: &Series) -> Result<(), Failure> {
+    let seed = series.seed;
     let chance = |what: &str, name: &str| unit(&format!("{seed}/{update}/{what}/{name}"));
     for record in records.iter_mut() {
         let name = name_of(record);
-        if chance("bump", &name) < rate(&name, seed) {
+        if chance("bump", &name) < rate(&name, series) {
             bump(record, update, chance("size", &name))?;
         }
     }
@@ -91,11 +103,11 @@ fn step(records: &mut Vec<RepoDataRecord>, update: usize, seed: u64) -> Result<(
     Ok(())
 }
 
-/// A package's chance of a new build an update: with the square of an even number, a tenth of the packages have
-/// a third of the updates.
-fn rate(name: &str, seed: u64) -> f64 {
-    let even = unit(&format!("{seed}/rate/{name}"));
-    (CHANCE * 5.0 * even.powi(4)).min(1.0)
+/// A package's chance of a new build an update: with the fourth power of an even number, a tenth of the packages
+/// has two fifths of the updates.
+fn rate(name: &str, series: &Series) -> f64 {
+    let even = unit(&format!("{}/rate/{name}", series.seed));
+    (series.chance * 5.0 * even.powi(4)).min(1.0)
 }
 
 /// A new build: another file, sha256 and a size that is near the old one mostly, and far from it at times.

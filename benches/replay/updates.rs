@@ -13,6 +13,8 @@ use serde::Serialize;
 pub(crate) struct Row {
     /// The layers that packages could take.
     pub layers: usize,
+    /// Those of the last image.
+    pub used: usize,
     /// The last image.
     pub image_mb: f64,
     /// What was re-downloaded.
@@ -56,6 +58,7 @@ pub(crate) fn replay(locks: &[Lock], budget: &Budget, layers: usize) -> Row {
     let each = |bytes: u64| bytes as f64 / 1e6 / (locks.len() - 1) as f64;
     Row {
         layers,
+        used: images.last().map_or(0, BTreeSet::len),
         image_mb: image as f64 / 1e6,
         downloaded_mb: each(single + bin),
         floor_mb: each(floor),

@@ -14,7 +14,9 @@ import urllib.request
 from measure import best, cost
 from project import LARGER, SMALL
 
+LABEL = "dev.imgbuild.bench"
 DOCKERFILE = """FROM {base}
+LABEL {label}=1
 SHELL ["/bin/bash", "-ec"]
 RUN get() {{ exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET /%s HTTP/1.0\\r\\n\\r\\n' "$1" >&3; \\
       while IFS= read -r line <&3 && [ "$line" != $'\\r' ]; do :; done; cat <&3 >"/tmp/$1"; }}; \\
@@ -39,8 +41,10 @@ class Images:
         return f"{self.registry}/bench/{what}:{tag}"
 
     def remove(self, *names):
-        """Removes images from the daemon; those that are not there are no matter."""
-        subprocess.run(["docker", "rmi", "-f", *(names or self.loaded)], capture_output=True, check=False)
+        """Removes images from the daemon, and what of the Dockerfile's steps nothing needs any more."""
+        prune = ["docker", "image", "prune", "-f", "--filter", f"label={LABEL}"]
+        for command in (["docker", "rmi", "-f", *(names or self.loaded)], prune):
+            subprocess.run(command, capture_output=True, check=False)
 
     def layers(self, name):
         """{digest: bytes} of an image in the registry."""
@@ -66,11 +70,11 @@ class Rival:
         with open(os.path.join(self.project.channel, name), "wb") as served:
             served.write(text)
         with open(self.project.path("Dockerfile"), "w", encoding="utf-8") as out:
-            out.write(DOCKERFILE.format(base=self.base, port=self.port, lock=name))
+            out.write(DOCKERFILE.format(base=self.base, port=self.port, lock=name, label=LABEL))
         with open(self.project.path(".dockerignore"), "w", encoding="utf-8") as out:
             out.write("*\n!src\n")
         env = dict(os.environ, DOCKER_BUILDKIT="0")
-        return cost(["docker", "build", "-q", "--network", "host", "-t", tag, *flags, self.project.folder], env)
+        return cost(["docker", "build", "-q", "--network", "host", "-t", tag, "--force-rm", *flags, self.project.folder], env)
 
 
 def serve(folder, serve_py):
@@ -118,6 +122,9 @@ def rows(table, setting, part, project, images, rival):
     size = [sum(images.layers(image).values()) / 1e6 for image in (theirs, ours)]
     table.add(part, "image of docker push, MB", size[0])
     table.add(part, "image of imgbuild over docker's", size[1] / size[0], "x", at_most=1)
+    plain = images.name("no-pyc", "1")
+    project.build("-t", plain, "--push", "--no-compile")
+    table.add(part, "the same without compiled Python files", sum(images.layers(plain).values()) / 1e6 / size[0], "x")
     into_daemon(table, part, project, images, built)
     code_change(table, setting, part, project, images, rival, theirs)
     imports(table, setting, part, images, theirs)
@@ -176,7 +183,6 @@ def pulls(table, part, project, images, theirs):
     project.build("-t", ours, "--push", "--compression", "gzip")
     # theirs now has another top layer than the one in the registry, and the classic builder's cache holds on to it.
     images.remove(theirs, images.name("loaded", "1"), ours)
-    subprocess.run(["docker", "image", "prune", "-f", "--filter", "label!=keep"], capture_output=True, check=False)
     walls = []
     for image in (theirs, ours):
         walls.append(cost(["docker", "pull", "-q", image]).wall)
