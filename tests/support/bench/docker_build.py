@@ -74,7 +74,8 @@ class Rival:
         with open(self.project.path(".dockerignore"), "w", encoding="utf-8") as out:
             out.write("*\n!src\n")
         env = dict(os.environ, DOCKER_BUILDKIT="0")
-        return cost(["docker", "build", "-q", "--network", "host", "-t", tag, "--force-rm", *flags, self.project.folder], env)
+        command = ["docker", "build", "-q", "--network", "host", "--force-rm", "-t", tag, *flags, self.project.folder]
+        return cost(command, env)
 
 
 def serve(folder, serve_py):
