@@ -107,7 +107,7 @@ fn surveyed(site: &Site<'_>, store: &Store) -> Result<Option<Survey>> {
         return Ok(None);
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Some(site.open(store, threads)?.0))
+    site.survey(store, threads).map(Some)
 }
 
 /// A layer before it is known what the others are made of.

@@ -1,19 +1,17 @@
-//! One prefix of the image, its packages known: its layers, and what the packages mean together.
+//! One prefix of the image: its layers, and what its packages mean together.
 
 use std::path::Path;
 
-use super::{
-    Tools,
-    site::{Infos, Site},
-};
+use super::site::Site;
 use crate::{
     error::{Error, Result},
+    image::TopLayer,
     package::{Survey, by_pair, named},
     plan::LayerPlan,
     report::Reporter,
 };
 
-/// A prefix that is ready to be built.
+/// A prefix that is built.
 pub struct Environment<'a> {
     /// What goes where.
     pub(super) site: Site<'a>,
@@ -21,32 +19,8 @@ pub struct Environment<'a> {
     pub(super) plan: LayerPlan,
     /// What the packages mean together.
     pub(super) survey: Survey,
-    /// What the survey read of the packages, when they were opened for it.
-    pub(super) infos: Infos,
-}
-
-impl<'a> Environment<'a> {
-    /// Surveys the packages; opens them only when this set was never surveyed.
-    pub(super) fn of(site: Site<'a>, tools: &Tools<'_>) -> Result<Self> {
-        let (survey, infos) = match site.known(tools.store)? {
-            Some(known) => (known, Infos::new()),
-            None => {
-                site.fetch(tools)?;
-                site.open(tools.store, tools.threads)?
-            }
-        };
-        Ok(Self {
-            plan: site.plan(Some(&survey)),
-            site,
-            survey,
-            infos,
-        })
-    }
-
-    /// Says what a user should know about these packages.
-    pub(super) fn warn(&self, reporter: &Reporter) {
-        warn(&self.survey, reporter);
-    }
+    /// The layers, lowest first.
+    pub(super) layers: Vec<TopLayer>,
 }
 
 /// Says what a user should know about packages together.

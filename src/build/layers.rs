@@ -1,8 +1,13 @@
 //! Building the layers that are not in the store yet, several at once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io::{self, Read},
     path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rattler_conda_types::RepoDataRecord;
@@ -10,8 +15,6 @@ use rattler_digest::{Md5, parse_digest_from_hex};
 
 use super::{
     Tools,
-    environment::Environment,
-    parallel::in_parallel,
     site::{Site, info},
     state::PrefixState,
     wheels,
@@ -24,8 +27,9 @@ use crate::{
     fetch,
     image::{KEY_ANNOTATION, TopLayer},
     layer::{self, Compression, DirectoryAttributes, build_layer},
-    lock::LockedWheel,
-    package::{EntrySink, Package, Survey, excluded_of, link, named},
+    package::{
+        Entry, EntrySink, Package, PackageArchive, PackageInfo, Survey, excluded_of, link, named,
+    },
     plan::{KeyInput, LayerPlan, Locked, PlannedLayer, layer_key},
     pyc::{Compiled, Compiler},
     report::human_bytes,
@@ -59,24 +63,45 @@ impl Place {
     }
 }
 
-/// All package layers of one prefix.
-pub(super) struct PackageLayers<'a> {
-    pub environment: &'a Environment<'a>,
-    pub tools: &'a Tools<'a>,
+/// A layer to make: everything that its bytes depend on.
+pub(super) struct LayerTask<'a> {
+    /// Its packages in their order.
+    pub packages: Vec<Locked<'a>>,
+    /// What a person reads in `docker history`.
+    pub title: String,
+    pub key: Digest,
+    /// What these packages, at least, mean together.
+    pub survey: Arc<Survey>,
+    /// Set when nobody wants it any more.
+    pub given_up: Arc<AtomicBool>,
 }
 
-struct Task<'a> {
-    planned: &'a PlannedLayer,
-    packages: Vec<Locked<'a>>,
-    key: Digest,
-}
+/// What packages say of themselves, by the sha256 of their archive: read once in a build.
+#[derive(Default)]
+pub(super) struct Infos(Mutex<HashMap<Digest, Arc<PackageInfo>>>);
 
-impl Task<'_> {
-    /// The size of the archives in bytes.
-    fn size(&self, survey: &Survey) -> u64 {
-        let sizes = self.packages.iter().map(Locked::id);
-        sizes.filter_map(|id| survey.sizes.get(&id)).sum()
+impl Infos {
+    /// Keeps what a package says.
+    pub(super) fn put(&self, package: Digest, info: PackageInfo) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(package, Arc::new(info));
     }
+
+    fn of(&self, record: &RepoDataRecord, archive: &PackageArchive) -> Result<Arc<PackageInfo>> {
+        let package = fetch::sha256_of(record)?;
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known().get(&package) {
+            return Ok(Arc::clone(known));
+        }
+        info(record, archive).map(Arc::new)
+    }
+}
+
+/// Makes package layers of one prefix.
+pub(super) struct Maker<'m, 'a> {
+    pub site: &'m Site<'a>,
+    pub infos: &'m Infos,
+    pub tools: &'m Tools<'m>,
 }
 
 /// The packages of each layer, and its key.
@@ -108,123 +133,47 @@ pub(super) fn packages<'a>(site: &'a Site<'_>, planned: &PlannedLayer) -> Vec<Lo
         .collect()
 }
 
-impl PackageLayers<'_> {
-    pub(super) fn build(&self) -> Result<Vec<TopLayer>> {
-        let Environment {
-            site, plan, survey, ..
-        } = self.environment;
-        let tasks: Vec<Task<'_>> = plan
-            .layers
-            .iter()
-            .zip(keyed(site, plan, survey)?)
-            .map(|(planned, (packages, key))| Task {
-                planned,
-                packages,
-                key,
-            })
-            .collect();
-        let mut built: Vec<Option<BuiltLayer>> = tasks
-            .iter()
-            .map(|task| self.tools.store.built_layer(&task.key))
-            .collect();
-        self.make_missing(&tasks, &mut built)?;
-        let lost = || Error::new(Exit::Internal, "a layer was not built");
-        tasks
-            .iter()
-            .zip(built)
-            .map(|(task, built)| {
-                Ok(TopLayer {
-                    built: built.ok_or_else(lost)?,
-                    title: task.planned.title.clone(),
-                    annotations: annotations(&task.key),
-                })
-            })
-            .collect()
-    }
-
-    fn make_missing(&self, tasks: &[Task<'_>], built: &mut [Option<BuiltLayer>]) -> Result<()> {
-        let missing = built
-            .iter()
-            .enumerate()
-            .filter(|(_, built)| built.is_none());
-        let mut missing: Vec<(usize, &Task<'_>)> = missing
-            .filter_map(|(index, _)| Some((index, tasks.get(index)?)))
-            .collect();
-        let reused = tasks.len() - missing.len();
-        if reused > 0 {
-            self.tools.reporter.step(format!(
-                "Reusing {reused} of {} layers of {}",
-                tasks.len(),
-                self.environment.site.prefix.path
-            ));
-        }
-        self.fetch(&missing)?;
-        // The largest first, so that no large one is left for the end.
-        let survey = &self.environment.survey;
-        missing.sort_by_key(|(_, task)| std::cmp::Reverse(task.size(survey)));
-        let made = in_parallel(&missing, self.tools.threads, |(_, task)| self.make(task))?;
-        for ((index, _), layer) in missing.into_iter().zip(made) {
-            if let Some(slot) = built.get_mut(index) {
-                *slot = Some(layer);
-            }
-        }
-        Ok(())
-    }
-
-    /// What an earlier survey did not leave in the store.
-    fn fetch(&self, missing: &[(usize, &Task<'_>)]) -> Result<()> {
-        let (mut records, mut wheels): (Vec<&RepoDataRecord>, Vec<LockedWheel>) =
-            Default::default();
-        for package in missing.iter().flat_map(|(_, task)| &task.packages) {
-            match package {
-                Locked::Conda(record) => records.push(record),
-                Locked::Wheel(wheel) => wheels.push((*wheel).clone()),
-            }
-        }
-        self.tools.runtime.block_on(fetch::fetch_packages(
-            &records,
-            self.tools.client,
-            self.tools.store,
-            self.tools.reporter,
-        ))?;
-        wheels::fetch(&wheels, &self.environment.site, self.tools)
-    }
-
-    fn make(&self, task: &Task<'_>) -> Result<BuiltLayer> {
+impl Maker<'_, '_> {
+    /// Makes a layer and keeps it under its key.
+    ///
+    /// # Errors
+    /// When a package cannot be linked, when the store cannot be written, and when the layer is
+    /// given up; nothing of it is kept then.
+    pub(super) fn make(&self, task: &LayerTask<'_>) -> Result<BuiltLayer> {
         let Tools {
             store, compressors, ..
         } = self.tools;
-        let _made_once = made_once(self.tools, &task.key, &task.planned.title)?;
+        let _made_once = made_once(self.tools, &task.key, &task.title)?;
         if let Some(made) = store.built_layer(&task.key) {
             return Ok(made);
         }
-        let folders = self.environment.site.place.folders.clone();
+        let folders = self.site.place.folders.clone();
         let layer = build_layer(store, compressors, folders, |sink| {
-            task.packages
-                .iter()
-                .try_for_each(|package| self.link(package, sink))
+            let given_up = &task.given_up;
+            let mut sink = Droppable { sink, given_up };
+            let mut packages = task.packages.iter();
+            packages.try_for_each(|package| self.link(package, &task.survey, &mut sink))
         })?;
         store.put_built_layer(&task.key, &layer)?;
-        report(self.tools, &task.planned.title, &layer);
+        report(self.tools, &task.title, &layer);
         Ok(layer)
     }
 
     /// The record with the md5 that its lock may lack.
-    fn with_md5(&self, record: &RepoDataRecord) -> RepoDataRecord {
+    fn with_md5(record: &RepoDataRecord, survey: &Survey) -> RepoDataRecord {
         let mut record = record.clone();
         let id = Locked::Conda(&record).id();
-        if let Some(md5) = self.environment.survey.md5s.get(&id) {
+        if let Some(md5) = survey.md5s.get(&id) {
             record.package_record.md5 = parse_digest_from_hex::<Md5>(md5);
         }
         record
     }
 
-    fn link(&self, package: &Locked<'_>, sink: &mut dyn EntrySink) -> Result<()> {
-        let Environment { site, survey, .. } = self.environment;
+    fn link(&self, package: &Locked<'_>, survey: &Survey, sink: &mut dyn EntrySink) -> Result<()> {
         let id = package.id();
         let excluded = excluded_of(&survey.exclusions, &id);
-        let link = |sink: &mut dyn EntrySink| self.link_as_is(package, excluded, sink);
-        let Some(compiler) = site.compiler.as_ref() else {
+        let link = |sink: &mut dyn EntrySink| self.link_as_is(package, survey, excluded, sink);
+        let Some(compiler) = self.site.compiler.as_ref() else {
             return link(sink);
         };
         if !survey.for_python.contains(&id) {
@@ -244,30 +193,42 @@ impl PackageLayers<'_> {
     fn link_as_is(
         &self,
         package: &Locked<'_>,
+        survey: &Survey,
         excluded: &BTreeSet<PathBuf>,
         sink: &mut dyn EntrySink,
     ) -> Result<()> {
-        let (prefix, store) = (&self.environment.site.prefix, self.tools.store);
+        let (prefix, store) = (&self.site.prefix, self.tools.store);
         match package {
             Locked::Wheel(wheel) => wheels::link(wheel, prefix, excluded, store, sink),
             Locked::Conda(record) => {
                 let archive = fetch::archive(record, store)?.with(&self.tools.decoders);
-                let read;
-                let info = match self.environment.infos.get(&fetch::sha256_of(record)?) {
-                    Some(known) => known,
-                    None => {
-                        read = info(record, &archive)?;
-                        &read
-                    }
-                };
                 let package = Package {
-                    record: &self.with_md5(record),
+                    record: &Self::with_md5(record, survey),
+                    info: &*self.infos.of(record, &archive)?,
                     archive: &archive,
-                    info,
                 };
                 link(&package, prefix, excluded, sink)
             }
         }
+    }
+}
+
+/// A sink that ends once its layer is given up.
+struct Droppable<'s> {
+    sink: &'s mut dyn EntrySink,
+    given_up: &'s AtomicBool,
+}
+
+impl EntrySink for Droppable<'_> {
+    fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
+        if self.given_up.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the layer is not needed any more"));
+        }
+        self.sink.entry(entry, content)
+    }
+
+    fn complete(&mut self) -> io::Result<Vec<PathBuf>> {
+        self.sink.complete()
     }
 }
 
@@ -362,7 +323,7 @@ fn made_once(tools: &Tools<'_>, key: &Digest, title: &str) -> Result<MadeOnce> {
     tools.store.lock_layer(key, waiting)
 }
 
-fn annotations(key: &Digest) -> BTreeMap<String, String> {
+pub(super) fn annotations(key: &Digest) -> BTreeMap<String, String> {
     BTreeMap::from([(KEY_ANNOTATION.to_owned(), key.to_string())])
 }
 

@@ -7,9 +7,12 @@ mod dry_run_side;
 mod dry_run_text;
 mod environment;
 mod layers;
+mod line;
 mod parallel;
+mod pipeline;
 mod recipe;
 mod site;
+mod stage;
 mod state;
 mod wheels;
 
@@ -41,7 +44,7 @@ use crate::{
     spec::{CONDA, ImageSpec, Spec},
     store::Store,
 };
-use layers::{Code, PackageLayers, Place};
+use layers::{Code, Place};
 use site::{Role, Site};
 use state::PrefixState;
 
@@ -83,21 +86,16 @@ impl Tools<'_> {
 pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>) -> Result<Image> {
     let tree = BaseTree::scan(&base.layers, tools.store)?;
     let code = code(spec, &tree)?;
-    let environments = sites(spec, lock, base.layers.len(), &tree)?
-        .into_iter()
-        .map(|site| Environment::of(site, tools))
-        .collect::<Result<Vec<_>>>()?;
-    for environment in &environments {
-        environment::check_overwrites(&environment.survey, spec.pip_overwrites)?;
-        environment.warn(tools.reporter);
-        let unknown = pyc::unknown(environment.site.locked);
-        if let Some(unknown) = unknown.filter(|_| spec.compile) {
+    let sites = sites(spec, lock, base.layers.len(), &tree)?;
+    for site in sites.iter().filter(|_| spec.compile) {
+        if let Some(unknown) = pyc::unknown(site.locked) {
             tools.reporter.warn(unknown);
         }
     }
+    let mut environments = pipeline::build(sites, spec.pip_overwrites, tools)?;
     let mut top = Vec::new();
-    for environment in &environments {
-        top.extend(PackageLayers { environment, tools }.build()?);
+    for environment in &mut environments {
+        top.append(&mut environment.layers);
     }
     let created = created(environments.iter().map(|environment| &environment.survey));
     let wrapper = wrapper(spec, &environments);

@@ -1,11 +1,11 @@
 //! One prefix of the image before anything is made: what goes there, and what is known of it.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
 use rattler_conda_types::RepoDataRecord;
 use rattler_digest::{Md5, compute_file_digest};
 
-use super::{Tools, layers::Place, parallel::in_parallel, wheels};
+use super::{layers::Place, parallel::in_parallel, wheels};
 use crate::{
     digest::Digest,
     error::{Error, Exit, Result, chain},
@@ -13,8 +13,8 @@ use crate::{
     layer::Compression,
     lock::LockedEnv,
     package::{
-        ArchiveError, Decoders, PackageArchive, PackageInfo, Prefix, Survey, contents, place,
-        survey,
+        ArchiveError, Contents, Decoders, PackageArchive, PackageInfo, Prefix, Survey, contents,
+        place, survey,
     },
     plan::{self, Budget, LayerPlan, Locked},
     pyc::Compiler,
@@ -58,60 +58,70 @@ pub(super) enum Role {
     Alone,
 }
 
-/// What packages say of themselves, by the sha256 of their archive: read once in a build.
-pub(super) type Infos = HashMap<Digest, PackageInfo>;
-
-impl Site<'_> {
+impl<'a> Site<'a> {
     /// The survey of an earlier run over the same packages, if there was one.
     pub(super) fn known(&self, store: &Store) -> Result<Option<Survey>> {
         Ok(store.survey(&self.key()?))
     }
 
-    /// Whether the store has every package.
-    pub(super) fn is_here(&self, store: &Store) -> bool {
-        let mut packages = self.locked.packages().iter().map(Locked::Conda);
-        let mut wheels = self.locked.wheels().iter().map(Locked::Wheel);
-        packages.all(|package| is_here(package, store)) && wheels.all(|wheel| is_here(wheel, store))
+    /// The packages in the order of installation: conda's as the lock has them, then wheels.
+    pub(super) fn packages(&self) -> impl Iterator<Item = Locked<'a>> + use<'a> {
+        let conda = self.locked.packages().iter().map(Locked::Conda);
+        conda.chain(self.locked.wheels().iter().map(Locked::Wheel))
     }
 
-    /// Brings every package into the store.
-    pub(super) fn fetch(&self, tools: &Tools<'_>) -> Result<()> {
-        let records: Vec<_> = self.locked.packages().iter().collect();
-        tools.runtime.block_on(fetch::fetch_packages(
-            &records,
-            tools.client,
-            tools.store,
-            tools.reporter,
-        ))?;
-        wheels::fetch(self.locked.wheels(), self, tools)
+    /// The package at that position of [`Site::packages`].
+    pub(super) fn package(&self, position: usize) -> Option<Locked<'a>> {
+        let conda = self.locked.packages();
+        match position.checked_sub(conda.len()) {
+            None => conda.get(position).map(Locked::Conda),
+            Some(wheel) => self.locked.wheels().get(wheel).map(Locked::Wheel),
+        }
+    }
+
+    /// Whether the store has every package.
+    pub(super) fn is_here(&self, store: &Store) -> bool {
+        self.packages().all(|package| is_here(package, store))
     }
 
     /// Opens the packages, all of which the store must have, and keeps the survey.
-    pub(super) fn open(&self, store: &Store, threads: usize) -> Result<(Survey, Infos)> {
+    pub(super) fn survey(&self, store: &Store, threads: usize) -> Result<Survey> {
         let decoders = Decoders::new(threads);
-        let opened = in_parallel(self.locked.packages(), threads, |record| {
-            let archive = fetch::archive(record, store)?.with(&decoders);
-            let info = info(record, &archive)?;
-            let size = archive.size().map_err(|e| faulty(record, &e))?;
-            let mut contents = contents(record, &info, size, &self.prefix)?;
-            if record.package_record.md5.is_none() {
-                contents.md5 = Some(md5(&archive.path)?);
-            }
-            Ok((contents, fetch::sha256_of(record)?, info))
+        let packages: Vec<Locked<'_>> = self.packages().collect();
+        let all = in_parallel(&packages, threads, |package| {
+            Ok(self.open(*package, store, &decoders)?.0)
         })?;
-        let wheels = in_parallel(self.locked.wheels(), threads, |wheel| {
-            wheels::contents(wheel, &self.prefix, store)
-        })?;
-        let mut all = Vec::with_capacity(opened.len() + wheels.len());
-        let mut infos = Infos::new();
-        for (contents, sha256, info) in opened {
-            all.push(contents);
-            infos.insert(sha256, info);
-        }
-        all.extend(wheels);
         let found = survey(&all)?;
-        store.put_survey(&self.key()?, &found)?;
-        Ok((found, infos))
+        self.keep(&found, store)?;
+        Ok(found)
+    }
+
+    /// Keeps what the packages mean together.
+    pub(super) fn keep(&self, survey: &Survey, store: &Store) -> Result<()> {
+        store.put_survey(&self.key()?, survey)
+    }
+
+    /// What a package that the store has brings, and what it says of itself.
+    pub(super) fn open(
+        &self,
+        package: Locked<'_>,
+        store: &Store,
+        decoders: &Decoders,
+    ) -> Result<(Contents, Option<PackageInfo>)> {
+        let record = match package {
+            Locked::Conda(record) => record,
+            Locked::Wheel(wheel) => {
+                return Ok((wheels::contents(wheel, &self.prefix, store)?, None));
+            }
+        };
+        let archive = fetch::archive(record, store)?.with(decoders);
+        let info = info(record, &archive)?;
+        let size = archive.size().map_err(|e| faulty(record, &e))?;
+        let mut contents = contents(record, &info, size, &self.prefix)?;
+        if record.package_record.md5.is_none() {
+            contents.md5 = Some(md5(&archive.path)?);
+        }
+        Ok((contents, Some(info)))
     }
 
     /// Which package goes into which layer. Without a survey, a package whose size the lock does

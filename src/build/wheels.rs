@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::{Tools, site::Site};
 use crate::{
     error::{Error, Result},
     fetch,
@@ -11,20 +10,6 @@ use crate::{
     store::Store,
     wheel::{self, WheelArchive},
 };
-
-/// Brings the wheels into the store.
-pub(super) fn fetch(wheels: &[LockedWheel], site: &Site<'_>, tools: &Tools<'_>) -> Result<()> {
-    if wheels.is_empty() {
-        return Ok(());
-    }
-    tools.runtime.block_on(fetch::fetch_wheels(
-        wheels,
-        site.pip,
-        tools.client,
-        tools.store,
-        tools.reporter,
-    ))
-}
 
 fn open(wheel: &LockedWheel, store: &Store) -> Result<WheelArchive> {
     WheelArchive::open(&fetch::wheel_path(wheel, store), wheel)

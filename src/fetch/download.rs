@@ -12,10 +12,11 @@ use reqwest_middleware::ClientWithMiddleware;
 use tokio::io::AsyncReadExt;
 use url::Url;
 
+use super::Fetcher;
 use crate::{
     digest::Digest,
     error::{Error, Result, chain},
-    report::{Reporter, Task, human_bytes},
+    report::{Task, human_bytes},
     store::{BlobWriter, Store, note_use},
 };
 
@@ -41,8 +42,35 @@ pub(super) struct Download {
     pub hash: Expected,
     /// Its size in bytes, where that is known.
     pub size: Option<u64>,
-    /// Where it goes in the store, by its sha256.
-    pub place_in: fn(&Store, &Digest) -> PathBuf,
+    /// What it is, and so where it goes in the store.
+    pub kind: Kind,
+}
+
+/// What there is to download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A conda package.
+    Package,
+    /// A wheel.
+    Wheel,
+}
+
+impl Kind {
+    /// Several of them, in messages.
+    fn plural(self) -> &'static str {
+        match self {
+            Self::Package => "packages",
+            Self::Wheel => "wheels",
+        }
+    }
+
+    /// Where one goes in the store.
+    fn place_in(self, store: &Store, sha256: &Digest) -> PathBuf {
+        match self {
+            Self::Package => store.package_path(sha256),
+            Self::Wheel => store.wheel_path(sha256),
+        }
+    }
 }
 
 /// The hash that a download must have.
@@ -63,43 +91,61 @@ impl Expected {
     }
 }
 
-/// Brings files of one kind (`packages`, `wheels`) into the store; those that are there are not
-/// asked for again.
-///
-/// # Errors
-/// The first that cannot be had, or whose hash is wrong; nothing of it is kept.
-pub(super) async fn fetch_all(
-    what: &str,
-    downloads: Vec<Download>,
-    client: &ClientWithMiddleware,
-    store: &Store,
-    reporter: &Reporter,
-) -> Result<()> {
-    let count = downloads.len();
-    let missing: Vec<_> = downloads
-        .into_iter()
-        .filter(|download| !download.is_in(store))
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
+impl Fetcher<'_> {
+    /// Brings files into the store, begun in this order; those that are there are not asked for
+    /// again. `arrived` hears the position of each as soon as the store has it.
+    ///
+    /// # Errors
+    /// The first that cannot be had, or whose hash is wrong; nothing of it is kept.
+    pub(super) async fn fetch_all(
+        &self,
+        downloads: &[Download],
+        arrived: impl Fn(usize),
+    ) -> Result<()> {
+        let (here, missing): (Vec<_>, Vec<_>) = downloads
+            .iter()
+            .enumerate()
+            .partition(|(_, download)| download.is_in(self.store));
+        here.iter().for_each(|(position, _)| arrived(*position));
+        let begin = |kind| self.begin(kind, downloads, &missing);
+        let (packages, wheels) = (begin(Kind::Package), begin(Kind::Wheel));
+        let total = |kind| match kind {
+            Kind::Package => packages.as_ref(),
+            Kind::Wheel => wheels.as_ref(),
+        };
+        let (total, arrived) = (&total, &arrived);
+        stream::iter(missing)
+            .map(|(position, download)| async move {
+                download.fetch(self, total(download.kind)).await?;
+                arrived(position);
+                Ok(())
+            })
+            .buffer_unordered(CONCURRENT)
+            .try_collect::<Vec<()>>()
+            .await?;
+        Ok(())
     }
-    let total: u64 = missing.iter().filter_map(|d| d.size).sum();
-    let size = match missing.iter().all(|d| d.size.is_some()) {
-        true => format!(", {}", human_bytes(total)),
-        false => String::new(),
-    };
-    reporter.step(format!(
-        "Fetching {} of {count} {what}{size}",
-        missing.len()
-    ));
-    let all = reporter.bytes(format!("all {what}"), Some(total));
-    let all = &all;
-    stream::iter(missing)
-        .map(|download| async move { download.fetch(client, store, reporter, all).await })
-        .buffer_unordered(CONCURRENT)
-        .try_collect::<Vec<()>>()
-        .await?;
-    Ok(())
+
+    /// Says how many of a kind will come; what counts their bytes.
+    fn begin(&self, kind: Kind, all: &[Download], missing: &[(usize, &Download)]) -> Option<Task> {
+        let count = all.iter().filter(|d| d.kind == kind).count();
+        let missing = missing.iter().map(|(_, download)| download);
+        let missing: Vec<_> = missing.filter(|d| d.kind == kind).collect();
+        if missing.is_empty() {
+            return None;
+        }
+        let what = kind.plural();
+        let total: u64 = missing.iter().filter_map(|d| d.size).sum();
+        let size = match missing.iter().all(|d| d.size.is_some()) {
+            true => format!(", {}", human_bytes(total)),
+            false => String::new(),
+        };
+        self.reporter.step(format!(
+            "Fetching {} of {count} {what}{size}",
+            missing.len()
+        ));
+        Some(self.reporter.bytes(format!("all {what}"), Some(total)))
+    }
 }
 
 impl Download {
@@ -108,17 +154,16 @@ impl Download {
             Expected::Sha256(sha256) => Some(sha256),
             Expected::Md5(md5) => store.sha256_of_md5(&hex::encode(md5)),
         };
-        sha256.is_some_and(|sha256| note_use(&(self.place_in)(store, &sha256)))
+        sha256.is_some_and(|sha256| note_use(&self.kind.place_in(store, &sha256)))
     }
 
     /// Downloads the file, unless another build does so meanwhile.
-    async fn fetch(
-        &self,
-        client: &ClientWithMiddleware,
-        store: &Store,
-        reporter: &Reporter,
-        all: &Task,
-    ) -> Result<()> {
+    async fn fetch(&self, fetcher: &Fetcher<'_>, total: Option<&Task>) -> Result<()> {
+        let Fetcher {
+            client,
+            store,
+            reporter,
+        } = fetcher;
         let waiting = || {
             reporter.step(format_args!(
                 "Waiting for another build that downloads {}",
@@ -130,17 +175,18 @@ impl Download {
             return Ok(());
         }
         let task = reporter.bytes(&self.label, self.size);
+        let counting: Vec<&Task> = total.into_iter().chain([&task]).collect();
         let mut attempt = 1;
         let sink = loop {
             let sink = Sink {
                 writer: store.blob_writer_of(self.size)?,
                 md5: matches!(self.hash, Expected::Md5(_)).then(Md5::default),
             };
-            match self.stream(client, sink, store, &[&task, all]).await {
+            match self.stream(client, sink, store, &counting).await {
                 Ok(sink) => break sink,
                 Err(Failure::Final(e)) => return Err(e),
                 Err(Failure::Passing(passing)) if attempt < TRIES => {
-                    for progress in [&task, all] {
+                    for progress in &counting {
                         progress.take_back(passing.received);
                     }
                     let pause = passing.pause.unwrap_or(FIRST_PAUSE * 4u32.pow(attempt - 1));
@@ -176,7 +222,7 @@ impl Download {
                 (sink.writer.digest(), Some(expected))
             }
         };
-        let place = |store: &Store| (self.place_in)(store, &sha256);
+        let place = |store: &Store| self.kind.place_in(store, &sha256);
         if let Err((found, size)) = sink.writer.finish_expecting(&sha256, place)? {
             let found = format!("{found} ({size} bytes)");
             return Err(self.wrong_hash(&sha256.to_string(), &found));

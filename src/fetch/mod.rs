@@ -16,59 +16,82 @@ use crate::{
     spec::PipSection,
     store::Store,
 };
-use download::{Download, Expected, fetch_all};
+use download::{Download, Expected, Kind};
 
-/// Brings every package into the store; those that are there are not asked for again.
+/// What brings packages into the store.
+#[derive(Clone, Copy)]
+pub struct Fetcher<'a> {
+    /// The channels' HTTP client.
+    pub client: &'a ClientWithMiddleware,
+    /// Where they go.
+    pub store: &'a Store,
+    /// Progress.
+    pub reporter: &'a Reporter,
+}
+
+/// A package to bring into the store.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'a> {
+    /// A conda package.
+    Conda(&'a RepoDataRecord),
+    /// A wheel. A lock has no credentials; the section, the environment file's, has those of its
+    /// indexes.
+    Wheel(&'a LockedWheel, &'a PipSection),
+}
+
+impl Fetcher<'_> {
+    /// Brings packages into the store, begun in this order; those that are there are not asked
+    /// for again. `arrived` hears the position of each as soon as the store has it.
+    ///
+    /// # Errors
+    /// The first package that cannot be had, or whose hash is wrong; nothing of it is kept.
+    pub async fn fetch(&self, wanted: &[Wanted<'_>], arrived: impl Fn(usize)) -> Result<()> {
+        let downloads = wanted.iter().map(Wanted::download);
+        let downloads = downloads.collect::<Result<Vec<_>>>()?;
+        self.fetch_all(&downloads, arrived).await
+    }
+}
+
+impl Wanted<'_> {
+    fn download(&self) -> Result<Download> {
+        Ok(match self {
+            Self::Conda(record) => Download {
+                label: record.package_record.name.as_normalized().to_owned(),
+                place: place(record),
+                url: record.url.clone(),
+                hash: expected(record)?,
+                size: record.package_record.size,
+                kind: Kind::Package,
+            },
+            Self::Wheel(wheel, section) => Download {
+                label: wheel.name.clone(),
+                place: wheel.file_name(),
+                url: section.with_credentials(&wheel.url),
+                hash: Expected::Sha256(wheel.sha256),
+                size: wheel.size,
+                kind: Kind::Wheel,
+            },
+        })
+    }
+}
+
+/// As [`Fetcher::fetch`] for conda packages that are waited for.
 ///
 /// # Errors
-/// The first package that cannot be had, or whose hash is wrong; nothing of it is kept.
+/// As [`Fetcher::fetch`].
 pub async fn fetch_packages(
     records: &[&RepoDataRecord],
     client: &ClientWithMiddleware,
     store: &Store,
     reporter: &Reporter,
 ) -> Result<()> {
-    let downloads = records
-        .iter()
-        .map(|record| {
-            Ok(Download {
-                label: record.package_record.name.as_normalized().to_owned(),
-                place: place(record),
-                url: record.url.clone(),
-                hash: expected(record)?,
-                size: record.package_record.size,
-                place_in: Store::package_path,
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    fetch_all("packages", downloads, client, store, reporter).await
-}
-
-/// Brings every wheel into the store; those that are there are not asked for again.
-///
-/// A lock has no credentials; `section`, the environment file's, has those of its indexes.
-///
-/// # Errors
-/// The first wheel that cannot be had, or whose hash is wrong; nothing of it is kept.
-pub async fn fetch_wheels(
-    wheels: &[LockedWheel],
-    section: &PipSection,
-    client: &ClientWithMiddleware,
-    store: &Store,
-    reporter: &Reporter,
-) -> Result<()> {
-    let downloads = wheels
-        .iter()
-        .map(|wheel| Download {
-            label: wheel.name.clone(),
-            place: wheel.file_name(),
-            url: section.with_credentials(&wheel.url),
-            hash: Expected::Sha256(wheel.sha256),
-            size: wheel.size,
-            place_in: Store::wheel_path,
-        })
-        .collect();
-    fetch_all("wheels", downloads, client, store, reporter).await
+    let fetcher = Fetcher {
+        client,
+        store,
+        reporter,
+    };
+    let wanted: Vec<_> = records.iter().map(|record| Wanted::Conda(record)).collect();
+    fetcher.fetch(&wanted, |_| {}).await
 }
 
 /// The sha256, else the md5: an `@EXPLICIT` list may have no other.
@@ -80,12 +103,12 @@ fn expected(record: &RepoDataRecord) -> Result<Expected> {
     }
 }
 
-/// Where a wheel that [`fetch_wheels`] brought lies.
+/// Where a wheel that was fetched lies.
 pub fn wheel_path(wheel: &LockedWheel, store: &Store) -> PathBuf {
     store.wheel_path(&wheel.sha256)
 }
 
-/// The archive of a package that [`fetch_packages`] brought.
+/// The archive of a package that was fetched.
 ///
 /// # Errors
 /// When the record's file name is of no known format.
@@ -118,6 +141,7 @@ pub fn sha256_of(record: &RepoDataRecord) -> Result<Digest> {
 #[cfg(test)]
 mod tests {
     use std::{
+        cell::RefCell,
         io::{BufRead, BufReader, Write},
         net::TcpListener,
         thread,
@@ -186,8 +210,16 @@ mod tests {
             };
             let wheels = [wheel];
             let reporter = Reporter::stderr(true);
-            let fetching = fetch_wheels(&wheels, &section, &client, &store, &reporter);
+            let fetcher = Fetcher {
+                client: &client,
+                store: &store,
+                reporter: &reporter,
+            };
+            let wanted = [Wanted::Wheel(&wheels[0], &section)];
+            let came = RefCell::new(Vec::new());
+            let fetching = fetcher.fetch(&wanted, |position| came.borrow_mut().push(position));
             let fetched = runtime.block_on(fetching).map_err(|e| e.to_string());
+            assert_eq!(came.take().len(), usize::from(fetched.is_ok()));
             fetched.map(|()| std::fs::read(wheel_path(&wheels[0], &store)).unwrap())
         };
         let sha256 = Digest::of(b"wheel");

@@ -1,6 +1,7 @@
 //! What the packages of a prefix mean together: clobbered paths, activation, link scripts.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::{Path, PathBuf},
 };
@@ -165,11 +166,12 @@ pub fn compiled(targets: &[Target], prefix: &Prefix) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// When one package's file is another's folder.
-pub fn survey(packages: &[Contents]) -> Result<Survey> {
+pub fn survey<C: Borrow<Contents>>(packages: &[C]) -> Result<Survey> {
+    let packages: Vec<&Contents> = packages.iter().map(Borrow::borrow).collect();
     let mut survey = Survey::default();
     let mut owners: HashMap<&Path, (&Contents, Option<Digest>)> = HashMap::new();
     let mut compiled: HashSet<&Path> = HashSet::new();
-    for package in packages {
+    for package in &packages {
         survey.sizes.insert(package.id.clone(), package.size);
         let md5 = package.md5.iter().cloned();
         let md5 = md5.map(|md5| (package.id.clone(), md5));
@@ -201,7 +203,7 @@ pub fn survey(packages: &[Contents]) -> Result<Survey> {
             compiled.insert(path);
         }
     }
-    survey.replace(packages);
+    survey.replace(&packages);
     survey.clobbers.sort_by(|a, b| a.path.cmp(&b.path));
     survey.overwrites.sort_by(|a, b| a.path.cmp(&b.path));
     refuse_files_as_folders(&owners)?;
@@ -227,8 +229,11 @@ impl Survey {
     /// A wheel of a project that a conda package has installed goes in its place, as it does when
     /// pip finds one installed: what else of it is in `site-packages` goes too, since modules of
     /// two versions beside each other break.
-    fn replace(&mut self, packages: &[Contents]) {
-        let conda = packages.iter().filter(|p| !p.id.starts_with(WHEEL));
+    fn replace(&mut self, packages: &[&Contents]) {
+        let conda = packages
+            .iter()
+            .copied()
+            .filter(|p| !p.id.starts_with(WHEEL));
         let known: HashMap<String, (&Contents, &Path)> = conda
             .flat_map(|package| package.targets.iter().map(move |target| (package, target)))
             .filter_map(|(package, target)| {

@@ -21,7 +21,7 @@ use std::{
 };
 
 use rattler::install::PythonInfo;
-use rattler_conda_types::PackageRecord;
+use rattler_conda_types::{PackageRecord, RepoDataRecord};
 use reqwest_middleware::ClientWithMiddleware;
 use tokio::runtime::Handle;
 
@@ -97,6 +97,11 @@ impl<'a> Compiler<'a> {
             layout: layout(record)?,
             pool: Mutex::new(None),
         })
+    }
+
+    /// The packages that make up the Python: compiling brings those that are not in the store.
+    pub fn packages(&self) -> Vec<&'a RepoDataRecord> {
+        python::closure(self.locked)
     }
 
     /// What compiled bytes depend on beside the package and the prefix: part of the key of every

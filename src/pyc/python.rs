@@ -190,7 +190,7 @@ fn is_needed(path: &Path, python: &PythonInfo) -> bool {
 
 /// Python and what it depends on, in the lock's order; what is `noarch: python` runs on it and is
 /// no part of it.
-fn closure(locked: &LockedEnv) -> Vec<&RepoDataRecord> {
+pub(super) fn closure(locked: &LockedEnv) -> Vec<&RepoDataRecord> {
     let by_name: BTreeMap<&str, &RepoDataRecord> = locked
         .packages()
         .iter()

@@ -20,6 +20,7 @@ mod login;
 mod metadata;
 mod mini;
 mod odd_packages;
+mod overlap;
 mod pip_lock;
 mod plan;
 mod push;

@@ -1,0 +1,362 @@
+//! Layers are made while other packages are still being downloaded.
+//!
+//! Downloads run on the I/O threads; what arrives is opened and made into layers by as many
+//! workers as there are processors.
+
+use std::{
+    collections::{BinaryHeap, HashMap},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Tools,
+    environment::{Environment, check_overwrites, warn},
+    layers::{Infos, Maker},
+    line::{Claim, Line, Step},
+    site::Site,
+    stage::Sure,
+};
+use crate::{
+    digest::Digest,
+    error::{Error, Exit, Result},
+    fetch::{self, Fetcher, Wanted},
+    package::{Survey, survey},
+    plan::Locked,
+};
+
+/// Brings the packages of these prefixes and makes their layers. With `pip_overwrites`, wheels may
+/// replace files of conda packages.
+///
+/// # Errors
+/// The first package that cannot be had or used. Layers that are being made by then are finished
+/// and kept: the next build finds them.
+pub(super) fn build<'a>(
+    sites: Vec<Site<'a>>,
+    pip_overwrites: bool,
+    tools: &Tools<'_>,
+) -> Result<Vec<Environment<'a>>> {
+    let pipeline = Pipeline {
+        sites: &sites,
+        pip_overwrites,
+        tools,
+        infos: Infos::default(),
+        state: Mutex::default(),
+        changed: Condvar::new(),
+        stop: CancellationToken::new(),
+    };
+    pipeline.begin()?;
+    let lines = pipeline.run()?;
+    let built = sites.into_iter().zip(lines).map(|(site, line)| {
+        let (plan, survey, layers) = line.finish()?;
+        Ok(Environment {
+            site,
+            plan,
+            survey,
+            layers,
+        })
+    });
+    built.collect()
+}
+
+struct Pipeline<'p, 'a> {
+    sites: &'p [Site<'a>],
+    pip_overwrites: bool,
+    tools: &'p Tools<'p>,
+    infos: Infos,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Ends the downloads.
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    /// One a site.
+    lines: Vec<Line>,
+    jobs: BinaryHeap<Job>,
+    failed: Option<Error>,
+}
+
+/// A step, and the index of the site that it is for.
+type Job = (Step, usize);
+
+/// Where a package is waited for: the index of a site, and a position in it.
+type Waiting = (usize, usize);
+
+impl Pipeline<'_, '_> {
+    /// Finds out what is known already.
+    fn begin(&self) -> Result<()> {
+        for (index, site) in self.sites.iter().enumerate() {
+            let line = match site.known(self.tools.store)? {
+                None => Line::unsurveyed(site, self.tools.store),
+                Some(known) => {
+                    self.check(&known)?;
+                    let sure = Sure::of(site, known, self.tools.store)?;
+                    let reused = sure.built.iter().flatten().count();
+                    self.say_reused(reused, sure.keys.len(), site);
+                    Line::surveyed(site, sure)
+                }
+            };
+            let mut state = self.lock();
+            state.jobs.extend(line.begin().map(|step| (step, index)));
+            state.lines.push(line);
+        }
+        Ok(())
+    }
+
+    fn run(self) -> Result<Vec<Line>> {
+        thread::scope(|scope| {
+            for _ in 0..self.tools.threads {
+                scope.spawn(|| self.work());
+            }
+            if let Err(e) = self.download() {
+                self.fail(e);
+            }
+        });
+        let state = self.state.into_inner();
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        match state.failed {
+            Some(e) => Err(e),
+            None => Ok(state.lines),
+        }
+    }
+
+    /// Brings the packages of the largest layers first, so that they do not come last.
+    fn download(&self) -> Result<()> {
+        let mut groups: Vec<(u64, usize, Vec<usize>)> = Vec::new();
+        for (index, line) in self.lock().lines.iter().enumerate() {
+            let wanted = line.wanted().into_iter();
+            groups.extend(wanted.map(|(size, positions)| (size, index, positions)));
+        }
+        groups.sort_by_key(|(size, ..)| std::cmp::Reverse(*size));
+        let places = groups
+            .into_iter()
+            .flat_map(|(_, index, positions)| positions.into_iter().map(move |one| (index, one)));
+        let (wanted, places) = self.once_each(places)?;
+        let Tools {
+            client,
+            store,
+            reporter,
+            ..
+        } = *self.tools;
+        let fetcher = Fetcher {
+            client,
+            store,
+            reporter,
+        };
+        let arrived = |one: usize| self.arrived(places.get(one).map_or(&[], Vec::as_slice));
+        self.tools.runtime.block_on(async {
+            tokio::select! {
+                done = fetcher.fetch(&wanted, arrived) => done,
+                () = self.stop.cancelled() => Ok(()),
+            }
+        })
+    }
+
+    /// The packages, each once, and where each is waited for: two prefixes may have the same.
+    fn once_each(
+        &self,
+        places: impl Iterator<Item = Waiting>,
+    ) -> Result<(Vec<Wanted<'_>>, Vec<Vec<Waiting>>)> {
+        let mut known: HashMap<(bool, Digest), usize> = HashMap::new();
+        let (mut wanted, mut waiting) = (Vec::new(), Vec::<Vec<Waiting>>::new());
+        for (index, position) in places {
+            let site = self.site(index)?;
+            let Some(package) = site.package(position) else {
+                continue;
+            };
+            let (hash, one) = match package {
+                Locked::Conda(record) => {
+                    ((false, fetch::sha256_of(record)?), Wanted::Conda(record))
+                }
+                Locked::Wheel(wheel) => ((true, wheel.sha256), Wanted::Wheel(wheel, site.pip)),
+            };
+            let at = *known.entry(hash).or_insert(wanted.len());
+            match waiting.get_mut(at) {
+                Some(places) => places.push((index, position)),
+                None => {
+                    wanted.push(one);
+                    waiting.push(vec![(index, position)]);
+                }
+            }
+        }
+        Ok((wanted, waiting))
+    }
+
+    fn arrived(&self, places: &[Waiting]) {
+        for (index, position) in places {
+            // Every place is one of a site.
+            if let Ok(site) = self.site(*index) {
+                self.then(*index, |line| line.arrived(*position, site));
+            }
+        }
+    }
+
+    fn work(&self) {
+        let _alarm = Alarm(self);
+        while let Some(job) = self.next() {
+            if let Err(e) = self.perform(job) {
+                self.fail(e);
+            }
+        }
+    }
+
+    /// Waits for something to do; none once all is done or something failed.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.failed.is_some() || state.lines.iter().all(Line::is_done) {
+                return None;
+            }
+            if let Some(job) = state.jobs.pop() {
+                return Some(job);
+            }
+            let woken = self.changed.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn perform(&self, (step, index): Job) -> Result<()> {
+        let site = self.site(index)?;
+        match step {
+            Step::Open { position } => self.open(index, site, position),
+            Step::Survey { whole: false } => {
+                let base = survey(&self.with(index, |line| line.contents())?).ok();
+                self.then(index, |line| line.open(base, site));
+                Ok(())
+            }
+            Step::Survey { whole: true } => {
+                let found = survey(&self.with(index, |line| line.contents())?)?;
+                site.keep(&found, self.tools.store)?;
+                self.check(&found)?;
+                self.settle(index, site, found)
+            }
+            Step::Layer { index: layer, .. } => self.layer(index, site, layer),
+        }
+    }
+
+    fn open(&self, index: usize, site: &Site<'_>, position: usize) -> Result<()> {
+        let Some(package) = site.package(position) else {
+            return Ok(());
+        };
+        let (contents, info) = site.open(package, self.tools.store, &self.tools.decoders)?;
+        if let (Locked::Conda(record), Some(info)) = (package, info) {
+            self.infos.put(fetch::sha256_of(record)?, info);
+        }
+        self.then(index, |line| line.opened(position, contents, site));
+        Ok(())
+    }
+
+    fn check(&self, survey: &Survey) -> Result<()> {
+        check_overwrites(survey, self.pip_overwrites)?;
+        warn(survey, self.tools.reporter);
+        Ok(())
+    }
+
+    fn settle(&self, index: usize, site: &Site<'_>, survey: Survey) -> Result<()> {
+        let sure = Sure::of(site, survey, self.tools.store)?;
+        let all = sure.keys.len();
+        let mut state = self.lock();
+        let old = |job: &Job| job.1 == index && matches!(job.0, Step::Layer { .. });
+        state.jobs.retain(|job| !old(job));
+        let Some(line) = state.lines.get_mut(index) else {
+            return Ok(());
+        };
+        let settled = line.settle(sure, site);
+        state
+            .jobs
+            .extend(settled.steps.into_iter().map(|step| (step, index)));
+        drop(state);
+        self.changed.notify_all();
+        self.say_reused(settled.reused, all, site);
+        if settled.in_vain > 0 {
+            self.tools.reporter.step(format!(
+                "Made in vain: {} of {all} layers of {}, from which packages that came later take files",
+                settled.in_vain, site.prefix.path
+            ));
+        }
+        Ok(())
+    }
+
+    fn say_reused(&self, reused: usize, all: usize, site: &Site<'_>) {
+        if reused > 0 {
+            self.tools.reporter.step(format!(
+                "Reusing {reused} of {all} layers of {}",
+                site.prefix.path
+            ));
+        }
+    }
+
+    fn layer(&self, index: usize, site: &Site<'_>, layer: usize) -> Result<()> {
+        let task = match self.with(index, |line| line.claim(layer, site))? {
+            None => return Ok(()),
+            Some(Claim::Sure(task)) => task,
+            Some(Claim::Guess(guessed)) => match guessed.task(site)? {
+                Some(task) if self.tools.store.built_layer(&task.key).is_none() => task,
+                _ => return Ok(()),
+            },
+        };
+        if !self.with(index, |line| line.enter(&task))? {
+            return Ok(());
+        }
+        let maker = Maker {
+            site,
+            infos: &self.infos,
+            tools: self.tools,
+        };
+        let made = maker.make(&task);
+        self.with(index, |line| line.leave(&task.key, made))?
+    }
+
+    /// Changes a line, and queues what is to be done then.
+    fn then(&self, index: usize, change: impl FnOnce(&mut Line) -> Vec<Step>) {
+        let mut state = self.lock();
+        if let Some(line) = state.lines.get_mut(index) {
+            let steps = change(line);
+            state
+                .jobs
+                .extend(steps.into_iter().map(|step| (step, index)));
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn with<T>(&self, index: usize, use_of: impl FnOnce(&mut Line) -> T) -> Result<T> {
+        let mut state = self.lock();
+        let found = state.lines.get_mut(index).map(use_of);
+        drop(state);
+        self.changed.notify_all();
+        found.ok_or_else(|| Error::new(Exit::Internal, "there is no such prefix"))
+    }
+
+    fn site(&self, index: usize) -> Result<&Site<'_>> {
+        let site = self.sites.get(index);
+        site.ok_or_else(|| Error::new(Exit::Internal, "there is no such prefix"))
+    }
+
+    /// Ends the build; the first reason counts.
+    fn fail(&self, e: Error) {
+        self.lock().failed.get_or_insert(e);
+        self.stop.cancel();
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the build when a worker panics: the others would wait for its work for ever.
+struct Alarm<'w>(&'w Pipeline<'w, 'w>);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0
+                .fail(Error::new(Exit::Internal, "a worker thread ended early"));
+        }
+    }
+}
