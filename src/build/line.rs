@@ -220,15 +220,9 @@ impl Line {
         let pending = |position: &usize| self.pending.get(*position).is_some_and(|is| *is);
         // A Python that is on its way need not be fetched a second time.
         let no_python = self.python.iter().any(pending);
-        let is_ready = |slot: &Slot| {
-            !slot.begun
-                && !slot.positions.iter().any(pending)
-                && !(no_python
-                    && slot
-                        .positions
-                        .iter()
-                        .any(|one| self.is_compiled(*one, site)))
-        };
+        let waits =
+            |position: &usize| pending(position) || no_python && self.is_compiled(*position, site);
+        let is_ready = |slot: &Slot| !slot.begun && !slot.positions.iter().any(waits);
         let ready: Vec<bool> = self.slots.iter().map(is_ready).collect();
         let mut steps = Vec::new();
         for (index, (slot, ready)) in self.slots.iter_mut().zip(ready).enumerate() {

@@ -17,7 +17,7 @@ use std::{
     collections::BTreeSet,
     num::NonZeroUsize,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use rattler::install::PythonInfo;
@@ -82,6 +82,8 @@ pub struct Compiler<'a> {
     version: String,
     layout: CodeLayout,
     pool: Mutex<Option<Arc<Pool>>>,
+    /// The packages of whose files was told that they do not compile: a layer may be made twice.
+    told: Mutex<BTreeSet<Digest>>,
 }
 
 impl<'a> Compiler<'a> {
@@ -96,6 +98,7 @@ impl<'a> Compiler<'a> {
             version: record.version.to_string(),
             layout: layout(record)?,
             pool: Mutex::new(None),
+            told: Mutex::default(),
         })
     }
 
@@ -133,12 +136,17 @@ impl<'a> Compiler<'a> {
         link(&mut compiling)?;
         let mut refused = compiling.finish()?;
         refused.sort();
-        if !refused.is_empty() {
+        if !refused.is_empty() && self.is_first(package)? {
             workshop
                 .reporter
                 .warn(refused_files(package.name, &refused));
         }
         Ok(())
+    }
+
+    fn is_first(&self, package: &Compiled<'_>) -> Result<bool> {
+        let mut told = self.told.lock().map_err(broken)?;
+        Ok(told.insert(package.sha256))
     }
 
     fn set_key(&self, package: &Compiled<'_>) -> Result<Digest> {
@@ -149,7 +157,6 @@ impl<'a> Compiler<'a> {
     }
 
     fn pool(&self, workshop: &Workshop<'_>) -> Result<Arc<Pool>> {
-        let broken = |_| Error::new(Exit::Internal, "a compiling thread ended early");
         let mut pool = self.pool.lock().map_err(broken)?;
         if let Some(pool) = &*pool {
             return Ok(Arc::clone(pool));
@@ -164,6 +171,10 @@ impl<'a> Compiler<'a> {
         let started = Arc::new(Pool::new(&interpreter, self.layout, workshop.threads)?);
         Ok(Arc::clone(pool.insert(started)))
     }
+}
+
+fn broken<T>(_: PoisonError<T>) -> Error {
+    Error::new(Exit::Internal, "a compiling thread ended early")
 }
 
 /// Says that no Python files are compiled, where that is so because the environment's Python is no

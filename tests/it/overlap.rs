@@ -10,7 +10,7 @@ use std::{
 use crate::{
     faulty::{Fault, Faulty, wait_for_files},
     mini::{Mini, base, command, env, names},
-    support::{Output, Project, run},
+    support::{Output, Project, fixture, run},
 };
 
 const HELLO: &str = "hello-demo-1.0-0.tar.bz2";
@@ -30,25 +30,34 @@ impl Watched {
     }
 }
 
+/// A rule for packages alone. It may wait; a wait in vain ends the connection, and a second is
+/// asked for.
+fn for_packages(
+    watched: &Watched,
+    rule: impl Fn(&Watched, &str, usize) -> Fault + Send + Sync + 'static,
+) -> impl Fn(&str, usize) -> Fault + Send + Sync + 'static {
+    let cache = watched.clone();
+    move |path, nth| {
+        let file = path.rsplit('/').next().unwrap_or_default();
+        match path.ends_with(".conda") || path.ends_with(".tar.bz2") {
+            true => rule(&cache, file, nth),
+            false => Fault::Fine,
+        }
+    }
+}
+
 /// A locked project of these packages, and a server that does with the n-th download of one what
-/// the rule says. The rule may wait; a wait in vain ends the connection, and a second is asked for.
+/// the rule says.
 fn project(
     mini: Mini,
     specs: &[&str],
     rule: impl Fn(&Watched, &str, usize) -> Fault + Send + Sync + 'static,
 ) -> (Faulty, Project) {
     let watched = Watched::default();
-    let cache = watched.clone();
-    let server = Faulty::serve_mini(mini, move |path, nth| {
-        let file = path.rsplit('/').next().unwrap_or_default();
-        match path.ends_with(".conda") || path.ends_with(".tar.bz2") {
-            true => rule(&cache, file, nth),
-            false => Fault::Fine,
-        }
-    });
+    let server = Faulty::serve_mini(mini, for_packages(&watched, rule));
     let project = Project::new(&env(&server.url, specs));
     watched.0.set(project.cache.clone()).unwrap();
-    project.ok(&["lock", "env.yml", "--base", &base()]);
+    project.ok(&["lock", "env.yml"]);
     (server, project)
 }
 
@@ -66,13 +75,13 @@ fn three(at_last: impl Fn() -> Fault + Send + Sync + 'static) -> (Faulty, Projec
 }
 
 fn build(project: &Project) -> Output {
-    project.ok(&["build", "env.yml", "--base", &base()])
+    project.ok(&["build", "env.yml"])
 }
 
 /// The same project built in another cache with every package there from the start.
 fn built_at_once(project: &Project) -> Output {
     let elsewhere = Project::new("");
-    for file in ["env.yml", "env.lock.yml"] {
+    for file in ["env.yml", "env.lock.yml", "imgbuild.yaml"] {
         fs::copy(project.path(file), elsewhere.path(file)).unwrap();
     }
     fs::create_dir(&elsewhere.cache).unwrap();
@@ -165,9 +174,8 @@ fn neither_the_order_of_arrival_nor_threads_matter() {
         for folder in ["packages", "layers", "surveys"] {
             remove_files(&project.cache.join(folder));
         }
-        let base = base();
-        let args = ["build", "env.yml", "--base", &base];
-        digests.insert(project.ok_through(wrapper, &args).digest().to_owned());
+        let output = project.ok_through(wrapper, &["build", "env.yml"]);
+        digests.insert(output.digest().to_owned());
     }
     assert_eq!(server.gets(HELLO).len(), wrappers.len());
     digests.insert(built_at_once(&project).digest().to_owned());
@@ -198,6 +206,38 @@ fn a_layer_that_loses_files_to_a_later_package_is_made_again() {
 }
 
 #[test]
+fn a_package_comes_once_for_two_prefixes_and_for_compiling() {
+    let watched = Watched::default();
+    // What is to be compiled is there before the Python that compiles it.
+    let rule = |cache: &Watched, file: &str, _| {
+        if file.starts_with("python-3") {
+            cache.wait_for("layers", 4);
+        }
+        Fault::Fine
+    };
+    let channel = fixture("IMGBUILD_TEST_CHANNEL_DIR");
+    let server = Faulty::serve(&channel, for_packages(&watched, rule));
+    let project = Project::new(&env(&server.url, &["python=3.11", "click"]));
+    let settings = format!(
+        "base: {}\nminiconda: {{packages: [python=3.9, pip]}}\n",
+        base()
+    );
+    project.write("imgbuild.yaml", &settings);
+    watched.0.set(project.cache.clone()).unwrap();
+    project.ok(&["lock", "env.yml"]);
+    server.clear();
+    let output = project.ok(&["build", "env.yml"]);
+    let asked = server.gets("");
+    let once: BTreeSet<&String> = asked.iter().collect();
+    assert_eq!(once.len(), asked.len(), "{asked:?}");
+    assert!(
+        asked.iter().any(|path| path.contains("/click-")),
+        "{asked:?}"
+    );
+    assert_eq!(built_at_once(&project).digest(), output.digest());
+}
+
+#[test]
 fn a_file_that_another_package_wins_ends_no_build() {
     // The second one's program cannot be linked, but it loses it to the first one.
     let mini = Mini::of(&[HELLO]);
@@ -219,7 +259,7 @@ fn a_file_that_another_package_wins_ends_no_build() {
 #[test]
 fn a_late_failure_keeps_what_was_made() {
     let (server, project) = three(|| Fault::Status(403, ""));
-    let output = project.imgbuild(&["build", "env.yml", "--base", &base()]);
+    let output = project.imgbuild(&["build", "env.yml"]);
     output.expect(3);
     assert_eq!(count(&output, "error:"), 1, "{}", output.stderr);
     assert_eq!(count(&output, "403"), 1, "{}", output.stderr);
@@ -231,10 +271,7 @@ fn a_late_failure_keeps_what_was_made() {
 #[test]
 fn a_killed_build_keeps_what_was_made() {
     let (server, project) = three(|| Fault::Stall(50));
-    let base = base();
-    let mut child = command(&project, &["build", "env.yml", "--base", &base])
-        .spawn()
-        .unwrap();
+    let mut child = command(&project, &["build", "env.yml"]).spawn().unwrap();
     server.wait_stalled(1);
     child.kill().unwrap();
     child.wait().unwrap();
