@@ -10,7 +10,7 @@ use crate::{mini::names, support::Project};
 
 const BUILD: [&str; 5] = ["build", "env.yml", "-t", "localhost/app:1", "--code=code"];
 
-/// Small packages of both formats, two of which ship the same file, and code.
+/// Small packages of both formats. None loses a file to another one, so no layer is made in vain.
 const ENV: &str = "\
 name: t
 channels:
@@ -20,7 +20,7 @@ dependencies:
   - links-demo
   - activate-demo
   - clobber-a
-  - clobber-b
+  - modes-demo
 ";
 
 fn project() -> Project {

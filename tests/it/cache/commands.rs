@@ -72,8 +72,8 @@ fn du_adds_up() {
     assert_eq!(sum(&du, "packages").0, 5);
     // 4 layers of packages and one of code, each with its record.
     assert_eq!(sum(&du, "layers").0, 10);
-    // The fixture base's layer, and its record.
-    assert_eq!(sum(&du, "bases").0, 2);
+    // The fixture base's layer, its manifest, and its record.
+    assert_eq!(sum(&du, "bases").0, 3);
     // The name, the manifest, the config, and the state's layer.
     assert_eq!(sum(&du, "images").0, 4);
     assert_eq!(sum(&du, "repodata").0, 1);
@@ -202,7 +202,6 @@ fn verify_finds_what_is_damaged_and_the_next_build_makes_it_again() {
     let digest = project.ok(&BUILD).digest().to_owned();
     let whole = project.ok(&["cache", "verify"]);
     assert!(whole.stdout.ends_with(": 0 damaged\n"), "{}", whole.stdout);
-    let files = names_in(&project, "blobs/sha256").len() + names_in(&project, "packages").len();
     for folder in [
         "blobs/sha256",
         "packages",
@@ -213,6 +212,9 @@ fn verify_finds_what_is_damaged_and_the_next_build_makes_it_again() {
     ] {
         for name in names_in(&project, folder) {
             let path = project.cache.join(folder).join(&name);
+            // A layer that was made in vain while packages came may be among them.
+            let hashed =
+                ["blobs/sha256", "packages"].map(|folder| names_in(&project, folder).len());
             let mut bytes = fs::read(&path).unwrap();
             let middle = bytes.len() / 2;
             match folder {
@@ -227,7 +229,7 @@ fn verify_finds_what_is_damaged_and_the_next_build_makes_it_again() {
             let damaged = found["damaged"].as_array().unwrap();
             let is_it = |damage: &Value| damage["path"] == path.to_str().unwrap();
             assert!(damaged.iter().any(is_it), "{folder}/{name}: {found}");
-            assert_eq!(found["files"], files);
+            assert_eq!(found["files"], hashed.iter().sum::<usize>());
             assert!(!path.exists(), "{folder}/{name}");
             project.ok(&["cache", "verify"]);
             let again = project.ok(&BUILD);

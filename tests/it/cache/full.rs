@@ -34,7 +34,8 @@ fn squeezed(project: &Project, folder: &Path, size: &str, more: &[&str]) -> Opti
         .arg(env!("CARGO_BIN_EXE_imgbuild"))
         .args(BUILD)
         .args(more);
-    let output = project.output(&mut command);
+    // Its cache is gone with the file system.
+    let output = Output::of(&mut command);
     if output.status == 99 {
         return None;
     }
@@ -111,11 +112,12 @@ fn what_is_needed_is_told_where_it_is_known() {
         let option = format!("type={kind},dest={dest}");
         let out = project.path("out");
         let output = squeezed(&project, &out, "10m", &["-o", &option]).unwrap();
-        assert!(
-            output.stderr.contains("32.7 MB are needed, "),
-            "{}",
-            output.stderr
-        );
+        // docker-archive holds plain tars, which are larger.
+        let needed = match kind {
+            "docker-archive" => "32.8 MB are needed, ",
+            _ => "32.7 MB are needed, ",
+        };
+        assert!(output.stderr.contains(needed), "{}", output.stderr);
         assert_eq!(output.digest(), digest);
     }
 }

@@ -3,6 +3,8 @@
 
 use std::{fs, path::Path, sync::Mutex, thread};
 
+use sha2::{Digest, Sha256};
+
 use super::{BUILD, names_in, project, strace::traced};
 use crate::support::Project;
 
@@ -48,9 +50,19 @@ fn goes_on(project: &Project, digest: &str, place: &str) {
     }
 }
 
+fn build_record(project: &Project) -> String {
+    let env = project.path("env.yml").canonicalize().unwrap();
+    let name = Sha256::digest(env.as_os_str().as_encoded_bytes());
+    hex::encode(name) + ".json"
+}
+
 /// Kills a build when it renames a file to this place; whether it came to that.
 fn kill_at_rename(project: &Project, place: &str) -> bool {
-    let inside = project.cache.join(place);
+    let inside = match place.strip_prefix("builds/") {
+        // Named by where env.yml is, which is another place in every project.
+        Some(_) => project.cache.join("builds").join(build_record(project)),
+        None => project.cache.join(place),
+    };
     // The lock beside env.yml is the one thing that is not in the cache.
     let path = match place.contains('/') {
         true => inside.to_str().unwrap(),
@@ -112,6 +124,11 @@ fn at_every_rename() {
     // One cache, killed again and again on its way; downloads come in another order each time.
     let project = project();
     let there = |place: &str| match place.contains('/') {
+        true if place.starts_with("builds/") => project
+            .cache
+            .join("builds")
+            .join(build_record(&project))
+            .exists(),
         true => project.cache.join(place).exists(),
         false => project.path(place).exists(),
     };

@@ -130,18 +130,7 @@ impl Project {
 
     /// Runs any command to its end. An image that it built is checked there and then.
     pub fn output(&self, command: &mut Command) -> Output {
-        use std::os::unix::process::ExitStatusExt;
-        let output = command
-            .output()
-            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        let status = output.status;
-        let output = Output {
-            status: status
-                .code()
-                .unwrap_or_else(|| 128 + status.signal().unwrap()),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        };
+        let output = Output::of(command);
         // A probe's report may follow, and the status may be the probe's.
         let digest = output.stdout.lines().next();
         let digest = digest.filter(|line| builds(command) && line.starts_with("sha256:"));
@@ -187,6 +176,22 @@ fn builds(command: &Command) -> bool {
 }
 
 impl Output {
+    /// Runs any command to its end.
+    pub fn of(command: &mut Command) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let output = command
+            .output()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let status = output.status;
+        Self {
+            status: status
+                .code()
+                .unwrap_or_else(|| 128 + status.signal().unwrap()),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
     /// Fails the test unless the status is this one.
     #[track_caller]
     pub fn expect(&self, status: i32) {
