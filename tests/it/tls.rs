@@ -66,6 +66,12 @@ fn certificates(dir: &Path) {
 }
 
 fn start() -> Registry {
+    // Another test may take the port that was just free.
+    let started = (0..10).find_map(|_| start_at_a_free_port());
+    started.expect("docker-registry ends as soon as it is started, ten times")
+}
+
+fn start_at_a_free_port() -> Option<Registry> {
     let dir = tempfile::tempdir().unwrap();
     certificates(dir.path());
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -86,12 +92,14 @@ fn start() -> Registry {
         address,
         dir,
     };
-    while TcpStream::connect(&registry.address).is_err() {
-        let ended = registry.server.try_wait().unwrap();
-        assert!(ended.is_none(), "docker-registry ended: {ended:?}");
-        thread::sleep(Duration::from_millis(20));
+    loop {
+        let answers = TcpStream::connect(&registry.address).is_ok();
+        match registry.server.try_wait().unwrap() {
+            Some(_) => return None,
+            None if answers => return Some(registry),
+            None => thread::sleep(Duration::from_millis(20)),
+        }
     }
-    registry
 }
 
 #[test]
