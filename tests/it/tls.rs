@@ -85,7 +85,11 @@ fn start_at_a_free_port() -> Option<Registry> {
     );
     std::fs::write(dir.path().join("registry.yml"), config).unwrap();
     let mut server = Command::new("docker-registry");
-    server.arg("serve").arg(dir.path().join("registry.yml"));
+    // Variables that begin with REGISTRY are settings of its own.
+    server
+        .env_clear()
+        .arg("serve")
+        .arg(dir.path().join("registry.yml"));
     let server = server.stdout(Stdio::null()).stderr(Stdio::null());
     let mut registry = Registry {
         server: server.spawn().unwrap(),
