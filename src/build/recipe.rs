@@ -112,8 +112,7 @@ fn rest(package: Locked<'_>, survey: &Survey) -> Result<Digest> {
     let lost = excluded_of(&survey.exclusions, &id);
     let source = match package {
         Locked::Conda(record) => {
-            let md5 = record.package_record.md5.map(hex::encode);
-            let md5 = md5.or_else(|| survey.md5s.get(&id).cloned());
+            let md5 = survey.md5_of(record, &id);
             Some((origin::public_url(&record.url), md5))
         }
         Locked::Wheel(_) => None,

@@ -4,40 +4,31 @@ use std::{fmt, io, io::Write, ops::RangeInclusive, str::FromStr};
 
 use flate2::write::GzEncoder;
 
-use crate::base::media;
+use crate::base::media::Packing;
 
 /// A codec and its level, as `--compression` takes them: `zstd`, `gzip:6`, `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compression {
-    codec: Codec,
+    codec: Packing,
     level: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Codec {
-    Zstd,
-    Gzip,
-    None,
+const CODECS: [Packing; 3] = [Packing::Zstd, Packing::Gzip, Packing::Plain];
+
+fn name(codec: Packing) -> &'static str {
+    match codec {
+        Packing::Zstd => "zstd",
+        Packing::Gzip => "gzip",
+        Packing::Plain => "none",
+    }
 }
 
-impl Codec {
-    const ALL: [Self; 3] = [Self::Zstd, Self::Gzip, Self::None];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Zstd => "zstd",
-            Self::Gzip => "gzip",
-            Self::None => "none",
-        }
-    }
-
-    /// Higher ones of zstd want more memory to decompress than some engines give.
-    fn levels(self) -> RangeInclusive<u32> {
-        match self {
-            Self::Zstd => 1..=19,
-            Self::Gzip => 1..=9,
-            Self::None => 0..=0,
-        }
+/// Higher ones of zstd want more memory to decompress than some engines give.
+fn levels(codec: Packing) -> RangeInclusive<u32> {
+    match codec {
+        Packing::Zstd => 1..=19,
+        Packing::Gzip => 1..=9,
+        Packing::Plain => 0..=0,
     }
 }
 
@@ -45,52 +36,42 @@ impl Default for Compression {
     /// zstd's level 1: smaller than gzip's level 6, at ten times its speed.
     fn default() -> Self {
         Self {
-            codec: Codec::Zstd,
+            codec: Packing::Zstd,
             level: 1,
         }
     }
 }
 
 impl Compression {
-    /// The tar as it is.
-    pub const NONE: Self = Self {
-        codec: Codec::None,
-        level: 0,
-    };
-
     /// The OCI media type of such layers.
     pub fn media_type(self) -> &'static str {
-        match self.codec {
-            Codec::Zstd => media::OCI_ZSTD,
-            Codec::Gzip => media::OCI_GZIP,
-            Codec::None => media::OCI_TAR,
-        }
+        self.codec.media_type()
     }
 
     /// Names everything that the bytes of a compressed chunk depend on but the chunk.
     pub(super) fn format(self) -> String {
         match self.codec {
-            Codec::Zstd => format!(
+            Packing::Zstd => format!(
                 "zstd-{} level-{}",
                 zstd::zstd_safe::version_string(),
                 self.level
             ),
             // flate2 tells no version of zlib-rs: a test notices when its output changes.
-            Codec::Gzip => format!("gzip level-{}", self.level),
-            Codec::None => "none".into(),
+            Packing::Gzip => format!("gzip level-{}", self.level),
+            Packing::Plain => "none".into(),
         }
     }
 
     pub(super) fn is_none(self) -> bool {
-        self.codec == Codec::None
+        self.codec == Packing::Plain
     }
 
     /// What one thread compresses with.
     pub(super) fn encoder(self) -> io::Result<Encoder> {
         Ok(match self.codec {
-            Codec::Zstd => Encoder::Zstd(zstd::bulk::Compressor::new(self.level.cast_signed())?),
-            Codec::Gzip => Encoder::Gzip(flate2::Compression::new(self.level)),
-            Codec::None => Encoder::None,
+            Packing::Zstd => Encoder::Zstd(zstd::bulk::Compressor::new(self.level.cast_signed())?),
+            Packing::Gzip => Encoder::Gzip(flate2::Compression::new(self.level)),
+            Packing::Plain => Encoder::None,
         })
     }
 }
@@ -130,13 +111,13 @@ impl FromStr for Compression {
             Some((name, level)) => (name, Some(level)),
             None => (text, None),
         };
-        let known = Codec::ALL.into_iter().find(|codec| codec.name() == name);
+        let known = CODECS.into_iter().find(|codec| self::name(*codec) == name);
         let codec = known
             .ok_or_else(|| "use zstd, gzip or none, with a level if you like: zstd:3".to_owned())?;
-        let levels = codec.levels();
+        let levels = levels(codec);
         let level = match level {
             None => *levels.start(),
-            Some(_) if codec == Codec::None => {
+            Some(_) if codec == Packing::Plain => {
                 return Err("none has no level".into());
             }
             Some(level) => level
@@ -155,8 +136,8 @@ impl FromStr for Compression {
 impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.codec {
-            Codec::None => f.write_str("none"),
-            codec => write!(f, "{}:{}", codec.name(), self.level),
+            Packing::Plain => f.write_str("none"),
+            codec => write!(f, "{}:{}", name(codec), self.level),
         }
     }
 }

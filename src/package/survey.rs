@@ -211,6 +211,12 @@ pub fn survey<C: Borrow<Contents>>(packages: &[C]) -> Result<Survey> {
 }
 
 impl Survey {
+    /// The md5 of a conda package's archive: the lock's, else the one that was measured.
+    pub fn md5_of(&self, record: &RepoDataRecord, id: &str) -> Option<String> {
+        let locked = record.package_record.md5.map(hex::encode);
+        locked.or_else(|| self.md5s.get(id).cloned())
+    }
+
     fn note(&mut self, package: &str, target: &Path) {
         let folder = target.parent().unwrap_or(Path::new(""));
         let file = target.file_name().and_then(|f| f.to_str()).unwrap_or("");

@@ -89,12 +89,11 @@ pub fn layer_key(input: &KeyInput<'_>, packages: &[Locked<'_>]) -> Result<Digest
 
 fn part<'a>(package: Locked<'_>, id: &str, survey: &'a Survey) -> Result<Part<'a>> {
     let lost = excluded_of(&survey.exclusions, id);
-    let md5 = || survey.md5s.get(id).cloned();
     Ok(match package {
         Locked::Conda(record) => Part::Conda {
             sha256: sha256_of(record)?,
             url: origin::public_url(&record.url),
-            md5: record.package_record.md5.map(hex::encode).or_else(md5),
+            md5: survey.md5_of(record, id),
             lost,
         },
         Locked::Wheel(wheel) => Part::Wheel {
