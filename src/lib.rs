@@ -7,6 +7,7 @@
 
 pub mod base;
 pub mod build;
+pub mod cache_from;
 pub mod cli;
 pub mod code;
 pub mod condarc;

@@ -158,15 +158,27 @@ pub fn open_layer(store: &Store, digest: &Digest) -> Result<Box<dyn Read>> {
 /// # Errors
 /// When a blob cannot be read, or is of a compression that is refused.
 pub(super) fn correct(layers: &mut [LayerBlob], store: &Store, reporter: &Reporter) -> Result<()> {
-    for layer in layers {
-        let found = sniff_blob(store, &layer.digest)?.media_type();
-        if layer.media_type != found {
-            reporter.warn(format_args!(
-                "layer {} is declared as {} but is {found}; it is used as what it is",
-                layer.digest, layer.media_type
-            ));
-            layer.media_type = found.into();
-        }
+    layers
+        .iter_mut()
+        .try_for_each(|layer| correct_one(&layer.digest, &mut layer.media_type, store, reporter))
+}
+
+/// As [`correct`], of one layer.
+///
+/// # Errors
+/// As [`correct`].
+pub(super) fn correct_one(
+    digest: &Digest,
+    declared: &mut String,
+    store: &Store,
+    reporter: &Reporter,
+) -> Result<()> {
+    let found = sniff_blob(store, digest)?.media_type();
+    if declared != found {
+        reporter.warn(format_args!(
+            "layer {digest} is declared as {declared} but is {found}; it is used as what it is"
+        ));
+        *declared = found.into();
     }
     Ok(())
 }

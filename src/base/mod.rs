@@ -11,6 +11,7 @@ mod glibc;
 mod layout;
 mod manifest;
 pub mod media;
+mod notes;
 mod platform;
 mod registry;
 mod scan;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use glibc::Libc;
+pub use notes::BaseNotes;
 pub use platform::Platform;
 
 use crate::{
@@ -111,6 +113,15 @@ impl BaseImage {
     }
 }
 
+/// A base image, and what stands where in it as far as a build needs to know.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// What it is. Its layers need not be in the store.
+    pub image: BaseImage,
+    /// What stands where.
+    pub tree: tree::BaseTree,
+}
+
 /// One layer of a base image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseLayer {
@@ -171,19 +182,47 @@ impl Loader {
     }
 
     /// As [`Loader::load`], but the layers of a registry's image need not be in the store
-    /// afterwards: [`Loader::fetch`] brings those that are wanted.
+    /// afterwards, and their media types are those that the image claims: [`Loader::complete`]
+    /// brings and corrects all, [`Loader::fetch`] brings some.
     ///
     /// # Errors
     /// As [`Loader::load`].
     pub async fn describe(
         &self,
         source: &BaseSource,
+        pin: Option<&Digest>,
         docker: impl Future<Output = Result<bollard::Docker>>,
     ) -> Result<BaseImage> {
         match source {
-            BaseSource::Registry(reference) => registry::describe(reference, self).await,
+            BaseSource::Registry(reference) => registry::describe(reference, pin, self).await,
             _ => self.load(source, None, docker).await,
         }
+    }
+
+    /// Brings what [`Loader::describe`] left out.
+    ///
+    /// # Errors
+    /// When a layer is not there and cannot be fetched, or is of a compression that is refused.
+    pub async fn complete(&self, source: &BaseSource, mut base: BaseImage) -> Result<BaseImage> {
+        if matches!(source, BaseSource::Registry(_)) {
+            self.fetch(source, &base.layers).await?;
+            for layer in &mut base.layers {
+                let BaseLayer {
+                    digest, media_type, ..
+                } = layer;
+                media::correct_one(digest, media_type, &self.store, &self.reporter)?;
+            }
+        }
+        Ok(base)
+    }
+
+    /// The manifest and the config of an image in a registry, for the loader's platform.
+    ///
+    /// # Errors
+    /// When the registry cannot be reached, refuses, or sends other bytes than it should; none is
+    /// there when it says that it has no such image.
+    pub async fn documents(&self, reference: &str) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        registry::documents(reference, self).await
     }
 
     /// Brings layers of an image that was described into the store.

@@ -15,7 +15,7 @@ use crate::{
     digest::Digest,
     error::{Error, Result, chain},
     registry::{
-        failure::{Failure, Retry, interrupted},
+        failure::{Failure, Retry, interrupted, status},
         remote::{Remote, parse_reference},
     },
     store::{BlobWriter, Store},
@@ -42,7 +42,9 @@ pub(super) async fn pull(
     loader: &Loader,
 ) -> Result<BaseImage> {
     let name = parse_reference(reference)?.whole();
-    if let Some((digest, manifest, config)) = pin.and_then(|pin| kept(pin, loader)) {
+    if let Some((digest, manifest, config)) = pin.and_then(|pin| kept(pin, loader))
+        && is_whole(&manifest, loader)
+    {
         return finish(&name, (digest, &manifest), &config, loader);
     }
     pull_from(&connect(reference, loader).await?, pin, loader).await
@@ -60,23 +62,62 @@ async fn pull_from(remote: &Remote, pin: Option<&Digest>, loader: &Loader) -> Re
     finish(&name, (digest, &manifest), &config, loader)
 }
 
-/// What an image is, without its layers.
+/// What an image is, without its layers; with a pin, the image of that digest.
 ///
 /// # Errors
 /// As [`pull`], but for the layers.
-pub(super) async fn describe(reference: &str, loader: &Loader) -> Result<BaseImage> {
-    let remote = connect(reference, loader).await?;
-    let name = remote.reference().whole();
+pub(super) async fn describe(
+    reference: &str,
+    pin: Option<&Digest>,
+    loader: &Loader,
+) -> Result<BaseImage> {
+    let name = parse_reference(reference)?.whole();
     let place = |error: Error| error.at(&name);
-    let (digest, manifest) = find(&remote, None, loader).await?;
+    let (digest, manifest, config) = match pin.and_then(|pin| kept(pin, loader)) {
+        Some(kept) => kept,
+        None => {
+            let remote = connect(reference, loader).await?;
+            let (digest, manifest) = find(&remote, pin, loader).await?;
+            let config = config(&remote, &manifest.config, loader).await?;
+            (digest, manifest, config)
+        }
+    };
     let layers = manifest.layers().map_err(place)?;
-    let config = config(&remote, &manifest.config, loader).await?;
     let (config, diff_ids) = manifest::read_config(&config, &loader.platform).map_err(place)?;
     let image = manifest::assemble(config, layers, diff_ids, digest).map_err(place)?;
     Ok(BaseImage {
         name: Some(name.clone()),
         ..image
     })
+}
+
+/// The manifest and the config of an image; nothing when the registry says that it has none.
+///
+/// # Errors
+/// As [`describe`].
+pub(super) async fn documents(
+    reference: &str,
+    loader: &Loader,
+) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+    let remote = connect(reference, loader).await?;
+    if !is_there(&remote).await? {
+        return Ok(None);
+    }
+    let (digest, manifest) = find(&remote, None, loader).await?;
+    let config = config(&remote, &manifest.config, loader).await?;
+    Ok(Some((loader.store.read_blob(&digest)?, config)))
+}
+
+async fn is_there(remote: &Remote) -> Result<bool> {
+    let asked = remote.retrying(|| async {
+        let (at, client) = (remote.reference(), remote.client());
+        match client.fetch_manifest_digest(at, remote.auth()).await {
+            Ok(_) => Ok(true),
+            Err(e) if status(&e) == Some(404) => Ok(false),
+            Err(e) => Err(remote.failure(e)),
+        }
+    });
+    asked.await
 }
 
 /// Fetches some layers of an image.
@@ -118,7 +159,7 @@ async fn connect(reference: &str, loader: &Loader) -> Result<Remote> {
     Remote::connect(reference, RegistryOperation::Pull, &loader.reporter).await
 }
 
-/// A pinned image that the store has whole.
+/// What the store has of a pinned image: its manifest and config.
 fn kept(pin: &Digest, loader: &Loader) -> Option<(Digest, Manifest, Vec<u8>)> {
     let store = &loader.store;
     let document = store
@@ -128,12 +169,18 @@ fn kept(pin: &Digest, loader: &Loader) -> Option<(Digest, Manifest, Vec<u8>)> {
     let Document::Manifest(manifest) = Document::parse(&document?).ok()? else {
         return None;
     };
-    let here = |layer: &LayerBlob| store.has_blob(&layer.digest, layer.size);
     let config = manifest.config.digest().ok()?;
-    let whole =
-        store.has_blob(&config, manifest.config.size) && manifest.layers().ok()?.iter().all(here);
-    let config = whole.then(|| store.read_blob(&config).ok())??;
+    let here = store.has_blob(&config, manifest.config.size);
+    let config = here.then(|| store.read_blob(&config).ok())??;
     Some((*pin, manifest, config))
+}
+
+/// Whether the store has every layer of an image.
+fn is_whole(manifest: &Manifest, loader: &Loader) -> bool {
+    let here = |layer: &LayerBlob| loader.store.has_blob(&layer.digest, layer.size);
+    manifest
+        .layers()
+        .is_ok_and(|layers| layers.iter().all(here))
 }
 
 fn finish(

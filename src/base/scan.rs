@@ -231,6 +231,15 @@ pub(super) enum Lost {
 
 /// Follows the symlinks of a path, its last part included; what does not exist is taken as it is.
 pub(super) fn canonical(nodes: &Nodes, path: &str) -> std::result::Result<String, Lost> {
+    follow(nodes, path, |_| {})
+}
+
+/// As [`canonical`]; tells every path that it looks at on the way.
+pub(super) fn follow(
+    nodes: &Nodes,
+    path: &str,
+    mut look: impl FnMut(&str),
+) -> std::result::Result<String, Lost> {
     let mut left: Vec<String> = path.split('/').rev().map(Into::into).collect();
     let mut done = String::new();
     let mut links = 0;
@@ -245,6 +254,7 @@ pub(super) fn canonical(nodes: &Nodes, path: &str) -> std::result::Result<String
             _ => {}
         }
         let next = join(&done, &part);
+        look(&next);
         match nodes.get(&next) {
             Some(Node::Symlink(target)) => {
                 links += 1;

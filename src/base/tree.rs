@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BaseLayer, Libc,
-    scan::{Lost, Node, Nodes, Scan, ancestors, canonical, clear, insert, remove},
+    scan::{Lost, Node, Nodes, Scan, ancestors, canonical, clear, follow, insert, remove},
 };
 use crate::{
     digest::Digest,
@@ -74,16 +74,37 @@ impl BaseTree {
     /// # Errors
     /// When a layer is damaged, or the survey cannot be kept.
     pub fn scan(layers: &[BaseLayer], store: &Store) -> Result<Self> {
-        let key = survey_key(layers);
-        if let Some(tree) = store.survey(&key) {
+        if let Some(tree) = Self::kept(layers, store) {
             return Ok(tree);
         }
         let mut tree = Self::default();
         for scan in scan_all(layers, store)? {
             tree.apply(scan);
         }
-        store.put_survey(&key, &tree)?;
+        store.put_survey(&survey_key(layers), &tree)?;
         Ok(tree)
+    }
+
+    /// The survey of these layers that an earlier run kept.
+    pub fn kept(layers: &[BaseLayer], store: &Store) -> Option<Self> {
+        store.survey(&survey_key(layers))
+    }
+
+    /// The part of it that says all there is to say of these paths, and the C library.
+    pub(super) fn only<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Self {
+        let mut nodes = Nodes::new();
+        for path in paths {
+            let keep = |at: &str| {
+                let node = self.nodes.get(at).cloned();
+                nodes.extend(node.map(|node| (at.to_owned(), node)));
+            };
+            // A path that leads nowhere does so for the same reason in the part.
+            let _ = follow(&self.nodes, path.trim_matches('/'), keep);
+        }
+        Self {
+            nodes,
+            libc: self.libc.clone(),
+        }
     }
 
     /// The canonical place of a path for a folder to be made there, through the base's symlinks.
@@ -150,7 +171,7 @@ impl BaseTree {
     }
 }
 
-fn survey_key(layers: &[BaseLayer]) -> Digest {
+pub(super) fn survey_key(layers: &[BaseLayer]) -> Digest {
     let mut text = format!("{FORMAT}\n");
     for layer in layers {
         text.push_str(&format!("{} {}\n", layer.digest, layer.diff_id));

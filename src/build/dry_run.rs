@@ -14,7 +14,8 @@ use super::{
     sites,
 };
 use crate::{
-    base::{BaseImage, tree::BaseTree},
+    base::{BaseImage, Ground, tree::BaseTree},
+    cache_from::CacheFrom,
     diff::{LayerRecipe, Package, PackageId, Reason, Recipe, gone, reasons, unchanged_key},
     digest::Digest,
     error::Result,
@@ -30,41 +31,47 @@ use crate::{
 /// The layers that an unknown base image is taken to have, as the default one does.
 const ASSUMED_LAYERS: usize = 1;
 
-/// Plans a build. Packages are only opened when all of them are in the store; a base image is
-/// given when it is on this machine.
+/// What a plan is made from.
+pub struct Planned<'a> {
+    /// The base image, when it is known.
+    pub ground: Option<&'a Ground>,
+    /// The cache.
+    pub store: &'a Store,
+    /// Earlier images whose layers would be taken over.
+    pub cache_from: &'a CacheFrom,
+    /// Warnings.
+    pub reporter: &'a Reporter,
+}
+
+/// Plans a build. Packages are only opened when all of them are in the store.
 ///
 /// # Errors
 /// What a build would fail with, as far as it shows without the packages.
-pub fn dry_run(
-    spec: &ImageSpec,
-    lock: &Lock,
-    base: Option<&BaseImage>,
-    store: &Store,
-    reporter: &Reporter,
-) -> Result<BuildPlan> {
-    let tree = match base {
-        Some(base) => BaseTree::scan(&base.layers, store)?,
-        None => BaseTree::default(),
-    };
+pub fn dry_run(spec: &ImageSpec, lock: &Lock, known: &Planned<'_>) -> Result<BuildPlan> {
+    let (store, cache_from) = (known.store, known.cache_from);
+    let base = known.ground.map(|ground| &ground.image);
+    let no_tree = BaseTree::default();
+    let tree = known.ground.map_or(&no_tree, |ground| &ground.tree);
     let base_layers = layers_of(base);
-    let code = code(spec, &tree)?;
+    let code = code(spec, tree)?;
     let mut planner = Planner {
         base_known: base.is_some(),
         store,
+        cache_from,
         recipe: Recipe::default(),
         drafts: Vec::new(),
         unsurveyed: false,
     };
-    for site in sites(spec, lock, base_layers, &tree)? {
-        let survey = surveyed(&site, store)?;
+    for site in sites(spec, lock, base_layers, tree)? {
+        let survey = surveyed(&site, store, cache_from)?;
         if let Some(survey) = &survey {
             check_overwrites(survey, spec.pip_overwrites)?;
-            warn(survey, reporter);
+            warn(survey, known.reporter);
         }
         planner.site(&site, survey.as_ref())?;
     }
     let code = code.map(|code| planner.code(&code)).transpose()?;
-    let before = Before::find(spec, store);
+    let before = Before::find(spec, store, cache_from);
     let mut layers = planner.package_layers(before.as_ref());
     layers.push(state(&spec.prefix));
     layers.extend(code.map(|draft| planner.finish(draft, before.as_ref())));
@@ -95,12 +102,12 @@ fn planned_base(spec: &ImageSpec, base: Option<&BaseImage>) -> PlannedBase {
     }
 }
 
-fn surveyed(site: &Site<'_>, store: &Store) -> Result<Option<Survey>> {
+fn surveyed(site: &Site<'_>, store: &Store, cache_from: &CacheFrom) -> Result<Option<Survey>> {
     let hashed = |record| fetch::sha256_of(record).is_ok();
     if !site.locked.packages().iter().all(hashed) {
         return Ok(None);
     }
-    if let Some(known) = site.known(store)? {
+    if let Some(known) = site.known(store, cache_from)? {
         return Ok(Some(known));
     }
     if !site.is_here(store) {
@@ -122,6 +129,7 @@ struct Draft {
 struct Planner<'a> {
     base_known: bool,
     store: &'a Store,
+    cache_from: &'a CacheFrom,
     recipe: Recipe,
     drafts: Vec<Draft>,
     unsurveyed: bool,
@@ -195,18 +203,23 @@ impl Planner<'_> {
         let recipe = self.recipe.layers.get(draft.index);
         let key = recipe.and_then(|recipe| recipe.key);
         let found = key.or_else(|| self.likely_key(draft.index, before));
-        let built = found.and_then(|key| self.store.built_layer(&key));
-        let state = match (key, &built) {
-            (None, _) => LayerState::Unknown,
-            (Some(_), Some(_)) => LayerState::Stored,
-            (Some(_), None) => LayerState::ToBuild,
+        let stored = found.and_then(|key| self.store.built_layer(&key));
+        let remote = || key.and_then(|key| self.cache_from.layer(&key));
+        let remote = stored.is_none().then(remote).flatten();
+        let state = match (key, &stored, &remote) {
+            (None, ..) => LayerState::Unknown,
+            (Some(_), Some(_), _) => LayerState::Stored,
+            (Some(_), None, Some(_)) => LayerState::Remote,
+            (Some(_), None, None) => LayerState::ToBuild,
         };
+        let from = remote.as_ref().map(|(_, name)| (*name).to_owned());
+        let built = stored.or(remote.map(|(layer, _)| layer));
         let in_earlier = built
             .as_ref()
             .zip(before)
             .is_some_and(|(built, before)| before.has(&built.digest));
         let why = match (state, before) {
-            (LayerState::Stored, None) => Vec::new(),
+            (LayerState::Stored | LayerState::Remote, None) => Vec::new(),
             _ if in_earlier => Vec::new(),
             _ => self.why(draft.index, before),
         };
@@ -216,6 +229,7 @@ impl Planner<'_> {
             path: said(|recipe| &recipe.path),
             title: said(|recipe| &recipe.title),
             state,
+            from,
             key,
             why,
             blob: built.map(|built| PlannedBlob {
@@ -257,6 +271,7 @@ fn state(prefix: &str) -> LayerOutlook {
         path: prefix.to_owned(),
         title: STATE_TITLE.into(),
         state: LayerState::ToBuild,
+        from: None,
         key: None,
         why: vec![Reason::Always],
         blob: None,
@@ -276,7 +291,8 @@ fn totals(base: &PlannedBase, layers: &[LayerOutlook]) -> Totals {
         totals.packages += layer.packages.len();
         for package in &layer.packages {
             totals.packages_of_unknown_size += usize::from(package.bytes.is_none());
-            if layer.state != LayerState::Stored && !package.here {
+            let reused = matches!(layer.state, LayerState::Stored | LayerState::Remote);
+            if !reused && !package.here {
                 totals.download_packages += 1;
                 totals.download_bytes += package.bytes.unwrap_or(0);
             }

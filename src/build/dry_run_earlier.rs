@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 use super::dry_run_plan::{Earlier, LayerOutlook, Sending};
 use crate::{
     base::BaseImage,
+    cache_from::CacheFrom,
     diff::Recipe,
     digest::Digest,
     image::Manifest,
@@ -23,14 +24,29 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// The image that a tag names now; else what was built of the environment file last.
-    pub fn find(spec: &ImageSpec, store: &Store) -> Option<Self> {
+    /// The image that a tag names now; else what was built of the environment file last; else the
+    /// first one that layers are taken over from.
+    pub fn find(spec: &ImageSpec, store: &Store, cache_from: &CacheFrom) -> Option<Self> {
         let mut tags = spec.tags.iter();
         let tagged = tags.find_map(|tag| Self::read(tag.clone(), store.image(tag)?, store));
-        tagged.or_else(|| {
+        let last = || {
             let file = &spec.env.file;
             let last = store.last_build(Path::new(file))?;
             Self::read(format!("the last build of {file}"), last, store)
+        };
+        tagged.or_else(last).or_else(|| Self::remote(cache_from))
+    }
+
+    fn remote(cache_from: &CacheFrom) -> Option<Self> {
+        let (name, image) = cache_from.first()?;
+        Some(Self {
+            earlier: Earlier {
+                name: name.to_owned(),
+                digest: image.digest,
+                known: false,
+            },
+            recipe: None,
+            blobs: image.layers.iter().map(|layer| layer.digest).collect(),
         })
     }
 

@@ -58,6 +58,9 @@ pub struct LayerOutlook {
     pub title: String,
     /// What becomes of it.
     pub state: LayerState,
+    /// The reference that it would be taken over from.
+    #[serde(default)]
+    pub from: Option<String>,
     /// Its key, where that is known.
     pub key: Option<Digest>,
     /// Why it is not the layer that it was; empty for one that the earlier image has.
@@ -122,6 +125,8 @@ pub enum LayerTier {
 pub enum LayerState {
     /// It is in the store and would be used as it is.
     Stored,
+    /// An earlier image in a registry has it, and it would be used as it is.
+    Remote,
     /// It would be built.
     ToBuild,
     /// Whether it would be built is only known once everything is on this machine.

@@ -8,7 +8,7 @@ use crate::report::{counted, human_bytes};
 impl fmt::Display for LayerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Stored => "reuse",
+            Self::Stored | Self::Remote => "reuse",
             Self::ToBuild => "build",
             Self::Unknown => "unknown",
         })
@@ -28,7 +28,11 @@ fn what(f: &mut fmt::Formatter<'_>, layer: &LayerOutlook) -> fmt::Result {
         (LayerState::Unknown, Some(_)) => "reuse?".to_owned(),
         (state, _) => state.to_string(),
     };
-    writeln!(f, "{state:8}{bytes:>9}  {}", layer.title)
+    write!(f, "{state:8}{bytes:>9}  {}", layer.title)?;
+    match &layer.from {
+        Some(from) => writeln!(f, " (from {from})"),
+        None => writeln!(f),
+    }
 }
 
 /// The reasons, a line each, below the title.

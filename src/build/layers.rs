@@ -288,7 +288,7 @@ impl Code {
 
     pub(super) fn build(self, tools: &Tools<'_>) -> Result<TopLayer> {
         let (key, title) = (self.key()?, self.title());
-        let built = match tools.store.built_layer(&key) {
+        let built = match tools.known_layer(&key) {
             Some(built) => built,
             None => self.make(&key, &title, tools)?,
         };
@@ -331,6 +331,6 @@ fn report(tools: &Tools<'_>, title: &str, layer: &BuiltLayer) {
     tools.reporter.step(format!(
         "Built  {title} ({} from {})",
         human_bytes(layer.size),
-        human_bytes(layer.unpacked)
+        human_bytes(layer.unpacked.unwrap_or_default())
     ));
 }

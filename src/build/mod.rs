@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 use reqwest_middleware::ClientWithMiddleware;
 use tokio::runtime::Handle;
 
-pub use dry_run::dry_run;
+pub use dry_run::{Planned, dry_run};
 pub use dry_run_plan::{
     BuildPlan, Earlier, LayerOutlook, LayerState, LayerTier, PackageOutlook, PlannedBase,
     PlannedBlob, Sending, Totals,
@@ -30,8 +30,10 @@ pub use dry_run_side::of_plan;
 pub use environment::Environment;
 
 use crate::{
-    base::{BaseImage, BaseSource, tree::BaseTree},
+    base::{BaseImage, BaseNotes, BaseSource, Ground, tree::BaseTree},
+    cache_from::{CacheFrom, Notes},
     code,
+    digest::Digest,
     error::Result,
     gate::{self, Facts},
     image::{self, ENTRYPOINT_LABEL, Image, ImageSettings, PREFIX_LABEL},
@@ -42,7 +44,7 @@ use crate::{
     pyc::{self, Compiler, Workshop},
     report::Reporter,
     spec::{CONDA, ImageSpec, Spec},
-    store::Store,
+    store::{BuiltLayer, Store},
 };
 use layers::{Code, Place};
 use site::{Role, Site};
@@ -64,9 +66,17 @@ pub struct Tools<'a> {
     pub decoders: Decoders,
     /// How many layers are built at once.
     pub threads: usize,
+    /// Earlier images whose layers are taken over.
+    pub cache_from: &'a CacheFrom,
 }
 
 impl Tools<'_> {
+    /// The layer of a key, if it was made before; one that an earlier image has need not be here.
+    fn known_layer(&self, key: &Digest) -> Option<BuiltLayer> {
+        let remote = || self.cache_from.layer(key).map(|(layer, _)| layer);
+        self.store.built_layer(key).or_else(remote)
+    }
+
     /// What compiling Python files needs of them.
     fn workshop(&self) -> Workshop<'_> {
         Workshop {
@@ -79,14 +89,15 @@ impl Tools<'_> {
     }
 }
 
-/// Builds the image. Every blob is in the store afterwards.
+/// Builds the image. Every blob is in the store afterwards, but for layers that are taken over
+/// from an earlier image, and those of the base where nothing had to be read of them.
 ///
 /// # Errors
 /// The first package, layer or file that cannot be used; nothing half-made is kept.
-pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>) -> Result<Image> {
-    let tree = BaseTree::scan(&base.layers, tools.store)?;
-    let code = code(spec, &tree)?;
-    let sites = sites(spec, lock, base.layers.len(), &tree)?;
+pub fn build(spec: &ImageSpec, lock: &Lock, ground: &Ground, tools: &Tools<'_>) -> Result<Image> {
+    let Ground { image: base, tree } = ground;
+    let code = code(spec, tree)?;
+    let sites = sites(spec, lock, base.layers.len(), tree)?;
     for site in sites.iter().filter(|_| spec.compile) {
         if let Some(unknown) = pyc::unknown(site.locked) {
             tools.reporter.warn(unknown);
@@ -112,12 +123,24 @@ pub fn build(spec: &ImageSpec, lock: &Lock, base: &BaseImage, tools: &Tools<'_>)
         top.push(code.build(tools)?);
     }
     let facts = Facts::of(&lock.env);
-    let settings = settings(spec, &facts, base, wrapper, created);
+    let settings = ImageSettings {
+        notes: notes(spec, ground, &environments)?.to_json()?,
+        ..settings(spec, &facts, base, wrapper, created)
+    };
     let image = image::assemble(base, &top, &settings)?;
     tools.store.put_blob(&image.config)?;
     tools.store.put_blob(&image.manifest)?;
     recipe::keep(&image, &recipe, tools.store)?;
     Ok(image)
+}
+
+/// What a later build needs to know of this one.
+fn notes(spec: &ImageSpec, ground: &Ground, environments: &[Environment<'_>]) -> Result<Notes> {
+    let noted = |environment: &Environment<'_>| environment.site.noted(&environment.survey);
+    Ok(Notes {
+        base: BaseNotes::new(&ground.tree, &ground.image.layers, &spec.places()),
+        surveys: environments.iter().map(noted).collect::<Result<_>>()?,
+    })
 }
 
 /// The user's code, looked through before hours are spent on packages.
@@ -257,5 +280,6 @@ fn settings(
         base_name,
         created,
         architecture: "amd64".into(),
+        ..ImageSettings::default()
     }
 }

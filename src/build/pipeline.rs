@@ -4,7 +4,7 @@
 //! workers as there are processors.
 
 use std::{
-    collections::{BinaryHeap, HashMap},
+    collections::{BTreeMap, BinaryHeap, HashMap},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
@@ -90,13 +90,13 @@ impl Pipeline<'_, '_> {
     /// Finds out what is known already.
     fn begin(&self) -> Result<()> {
         for (index, site) in self.sites.iter().enumerate() {
-            let line = match site.known(self.tools.store)? {
+            let line = match site.known(self.tools.store, self.tools.cache_from)? {
                 None => Line::unsurveyed(site, self.tools.store),
                 Some(known) => {
                     self.check(&known)?;
-                    let sure = Sure::of(site, known, self.tools.store)?;
+                    let sure = Sure::of(site, known, self.tools)?;
                     let reused = sure.built.iter().flatten().count();
-                    self.say_reused(reused, sure.keys.len(), site);
+                    self.say_reused(reused, &sure.keys, site);
                     Line::surveyed(site, sure)
                 }
             };
@@ -257,8 +257,8 @@ impl Pipeline<'_, '_> {
     }
 
     fn settle(&self, index: usize, site: &Site<'_>, survey: Survey) -> Result<()> {
-        let sure = Sure::of(site, survey, self.tools.store)?;
-        let all = sure.keys.len();
+        let sure = Sure::of(site, survey, self.tools)?;
+        let (keys, all) = (sure.keys.clone(), sure.keys.len());
         let mut state = self.lock();
         let old = |job: &Job| job.1 == index && matches!(job.0, Step::Layer { .. });
         state.jobs.retain(|job| !old(job));
@@ -271,7 +271,7 @@ impl Pipeline<'_, '_> {
             .extend(settled.steps.into_iter().map(|step| (step, index)));
         drop(state);
         self.changed.notify_all();
-        self.say_reused(settled.reused, all, site);
+        self.say_reused(settled.reused, &keys, site);
         if settled.in_vain > 0 {
             self.tools.reporter.step(format!(
                 "Made in vain: {} of {all} layers of {}, from which packages that came later take files",
@@ -281,13 +281,27 @@ impl Pipeline<'_, '_> {
         Ok(())
     }
 
-    fn say_reused(&self, reused: usize, all: usize, site: &Site<'_>) {
-        if reused > 0 {
-            self.tools.reporter.step(format!(
-                "Reusing {reused} of {all} layers of {}",
-                site.prefix.path
-            ));
+    fn say_reused(&self, reused: usize, keys: &[Digest], site: &Site<'_>) {
+        if reused == 0 {
+            return;
         }
+        let mut line = format!(
+            "Reusing {reused} of {} layers of {}",
+            keys.len(),
+            site.prefix.path
+        );
+        let Tools {
+            store, cache_from, ..
+        } = self.tools;
+        let mut from: BTreeMap<&str, usize> = BTreeMap::new();
+        let absent = keys.iter().filter(|key| store.built_layer(key).is_none());
+        for (_, name) in absent.filter_map(|key| cache_from.layer(key)) {
+            *from.entry(name).or_default() += 1;
+        }
+        for (name, count) in from {
+            line.push_str(&format!(", {count} from {name}"));
+        }
+        self.tools.reporter.step(line);
     }
 
     fn layer(&self, index: usize, site: &Site<'_>, layer: usize) -> Result<()> {
@@ -295,7 +309,7 @@ impl Pipeline<'_, '_> {
             None => return Ok(()),
             Some(Claim::Sure(task)) => task,
             Some(Claim::Guess(guessed)) => match guessed.task(site)? {
-                Some(task) if self.tools.store.built_layer(&task.key).is_none() => task,
+                Some(task) if self.tools.known_layer(&task.key).is_none() => task,
                 _ => return Ok(()),
             },
         };

@@ -7,6 +7,7 @@ use rattler_digest::{Md5, compute_file_digest};
 
 use super::{layers::Place, parallel::in_parallel, wheels};
 use crate::{
+    cache_from::CacheFrom,
     digest::Digest,
     error::{Error, Exit, Result, chain},
     fetch,
@@ -59,9 +60,28 @@ pub(super) enum Role {
 }
 
 impl<'a> Site<'a> {
-    /// The survey of an earlier run over the same packages, if there was one.
-    pub(super) fn known(&self, store: &Store) -> Result<Option<Survey>> {
-        Ok(store.survey(&self.key()?))
+    /// The survey of an earlier run over the same packages, if there was one: on this machine, or
+    /// where an earlier image comes from.
+    pub(super) fn known(&self, store: &Store, cache_from: &CacheFrom) -> Result<Option<Survey>> {
+        match store.survey(&self.key()?) {
+            Some(known) => Ok(Some(known)),
+            None => Ok(cache_from.survey(&self.noted_key()?)),
+        }
+    }
+
+    /// A survey as it goes with an image, and its key there. Both are the same whatever lock named
+    /// the packages.
+    pub(super) fn noted(&self, survey: &Survey) -> Result<(Digest, Survey)> {
+        let md5s = self.locked.packages().iter().filter_map(|record| {
+            let id = Locked::Conda(record).id();
+            let md5 = survey.md5_of(record, &id)?;
+            Some((id, md5))
+        });
+        let survey = Survey {
+            md5s: md5s.collect(),
+            ..survey.clone()
+        };
+        Ok((self.noted_key()?, survey))
     }
 
     /// The packages in the order of installation: conda's as the lock has them, then wheels.
@@ -138,14 +158,22 @@ impl<'a> Site<'a> {
     }
 
     fn key(&self) -> Result<Digest> {
+        self.key_with(|record| record.package_record.md5.is_none())
+    }
+
+    fn noted_key(&self) -> Result<Digest> {
+        self.key_with(|_| true)
+    }
+
+    /// `measured` tells of which packages the survey has the md5.
+    fn key_with(&self, measured: impl Fn(&RepoDataRecord) -> bool) -> Result<Digest> {
         let packages = self
             .locked
             .packages()
             .iter()
             .map(|record| {
-                let package = &record.package_record;
-                let (name, no_md5) = (package.name.as_normalized(), package.md5.is_none());
-                Ok((name, fetch::sha256_of(record)?, no_md5))
+                let name = record.package_record.name.as_normalized();
+                Ok((name, fetch::sha256_of(record)?, measured(record)))
             })
             .collect::<Result<Vec<_>>>()?;
         let wheels: Vec<_> = self

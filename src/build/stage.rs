@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{
+    Tools,
     layers::{LayerTask, annotations, keyed, packages},
     site::Site,
 };
@@ -13,7 +14,7 @@ use crate::{
     image::TopLayer,
     package::{Contents, Survey, survey},
     plan::{LayerPlan, Locked, Member, PlannedLayer},
-    store::{BuiltLayer, Store},
+    store::BuiltLayer,
 };
 
 /// How much is known.
@@ -103,16 +104,16 @@ impl Guess {
 }
 
 impl Sure {
-    /// Plans the layers; finds those that the store has.
+    /// Plans the layers; finds those that were made before.
     ///
     /// # Errors
     /// When a package has no sha256.
-    pub(super) fn of(site: &Site<'_>, survey: Survey, store: &Store) -> Result<Self> {
+    pub(super) fn of(site: &Site<'_>, survey: Survey, tools: &Tools<'_>) -> Result<Self> {
         let plan = site.plan(Some(&survey));
         let keyed = keyed(site, &plan, &survey)?;
         let keys: Vec<Digest> = keyed.into_iter().map(|(_, key)| key).collect();
         Ok(Self {
-            built: keys.iter().map(|key| store.built_layer(key)).collect(),
+            built: keys.iter().map(|key| tools.known_layer(key)).collect(),
             survey: Arc::new(survey),
             plan,
             keys,

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use rattler_solve::ChannelPriority;
 
-use super::{cache::CacheArgs, metadata::MetadataArgs, report_file::ReportFile};
+use super::{
+    cache::CacheArgs, cache_from::CacheSource, metadata::MetadataArgs, report_file::ReportFile,
+};
 use crate::{
     base::BaseSource,
     error::{Error, Exit},
@@ -147,6 +149,10 @@ pub(super) struct BuildArgs {
     /// Push the image to the registries that its names say; not if --probe fails.
     #[arg(long)]
     pub push: bool,
+    /// Take over layers of this earlier image in a registry that are the same; may be given more
+    /// than once [default with --push: the image's names; '' for none].
+    #[arg(long, value_name = "REF")]
+    pub cache_from: Vec<CacheSource>,
     /// Write the image: type=oci,dest=DIR, type=oci-archive,dest=FILE or
     /// type=docker-archive,dest=FILE.
     #[arg(short, long = "output", value_name = "TYPE,DEST")]

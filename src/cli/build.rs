@@ -2,21 +2,28 @@
 
 use std::{num::NonZeroUsize, path::Path, process::ExitCode, thread};
 
+use tokio::runtime::Runtime;
+
 use super::{
     args::{BuildArgs, Format},
-    cache, interruptible,
+    cache,
+    cache_from::{only_pushes, wanted},
+    interruptible,
     lock::Locker,
     online::Online,
     open_store, print, probe, push, runtime, stoppable, warn_all,
 };
 use crate::{
-    base::{BaseImage, BaseSource},
-    build::{self, Tools},
+    base::{BaseLayer, BaseSource, Ground, Loader, Platform},
+    build::{self, BuildPlan, Planned, Tools},
+    cache_from::{CacheFrom, Origins, in_a_line},
     docker,
     error::{Error, Exit, Result},
-    image::Image,
+    image::{Image, Layer},
     layer::Compressors,
+    lock::Lock,
     package::Decoders,
+    registry,
     report::{Reporter, human_bytes},
     sink::{Output, OutputKind, sweep_unfinished, write_archive, write_layout},
     spec::ImageSpec,
@@ -44,9 +51,15 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     let runtime = runtime()?;
     let outputs = args.outputs.clone();
     let clean_up = move || outputs.iter().for_each(sweep_unfinished);
+    let builder = Builder {
+        args: &args,
+        spec: &spec,
+        store: &store,
+        runtime: &runtime,
+        reporter,
+    };
     let image = stoppable(&runtime, reporter, clean_up, || {
-        let image = make(&args, &spec, &store, &runtime, reporter)?;
-        keep(&image, &spec, &store)?;
+        let image = builder.image()?;
         for output in &args.outputs {
             write_output(&image, &spec, output, &store)?;
             reporter.step(format!("Wrote {}", output.dest.display()));
@@ -66,7 +79,7 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
         _ => ExitCode::SUCCESS,
     };
     // An image that failed its probe is not given to others.
-    if args.push && exit == ExitCode::SUCCESS {
+    if args.push && !only_pushes(&args) && exit == ExitCode::SUCCESS {
         push::push(&image, &spec.tags, &runtime, &store, reporter)?;
     }
     args.metadata.write(&image, &spec.tags)?;
@@ -76,29 +89,18 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     Ok(exit)
 }
 
-/// Prints the plan; `--load`, `--push`, `--output`, `--probe` and the files for scripts have no effect.
+/// Prints the plan; `--load`, `--output`, `--probe` and the files for scripts have no effect.
 fn dry_run(args: &BuildArgs, spec: &ImageSpec, reporter: &Reporter) -> Result<ExitCode> {
     let store = open_store(reporter)?;
     let runtime = runtime()?;
-    let plan = stoppable(
-        &runtime,
+    let builder = Builder {
+        args,
+        spec,
+        store: &store,
+        runtime: &runtime,
         reporter,
-        || {},
-        || {
-            let online = Online::open(spec, args.locking.offline, reporter)?;
-            let locker = Locker {
-                spec,
-                store: &store,
-                online: &online,
-                runtime: runtime.handle(),
-                reporter,
-                locking: &args.locking,
-            };
-            let lock = locker.planned(&args.env)?;
-            let base = base_here(spec, &store, &locker)?;
-            build::dry_run(spec, &lock, base.as_ref(), &store, reporter)
-        },
-    )?;
+    };
+    let plan = stoppable(&runtime, reporter, || {}, || builder.plan())?;
     match args.format {
         Format::Text => print(plan),
         Format::Json => print(
@@ -109,57 +111,166 @@ fn dry_run(args: &BuildArgs, spec: &ImageSpec, reporter: &Reporter) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// The base image, unless that needs a network or a daemon.
-fn base_here(spec: &ImageSpec, store: &Store, locker: &Locker<'_>) -> Result<Option<BaseImage>> {
-    match &spec.base {
-        BaseSource::Registry(_) | BaseSource::DockerDaemon(_) => {
-            Ok(store.base(&spec.base.to_string()))
+/// What a build needs.
+struct Builder<'a> {
+    args: &'a BuildArgs,
+    spec: &'a ImageSpec,
+    store: &'a Store,
+    runtime: &'a Runtime,
+    reporter: &'a Reporter,
+}
+
+impl Builder<'_> {
+    /// Builds the image; one that only goes to registries is pushed too, so that its layers need
+    /// not come here. Others have all layers in the store then.
+    ///
+    /// What cannot be taken over after all, because a registry does not have what it told of, is
+    /// built.
+    fn image(&self) -> Result<Image> {
+        let loader = self.loader();
+        let mut cache_from = self.cache_from(&loader);
+        loop {
+            let image = self.make(&cache_from)?;
+            let origins = Origins::of(&image, &cache_from, &self.spec.base, &loader);
+            let Err(e) = self.give(&image, &origins) else {
+                return Ok(image);
+            };
+            let Some(name) = origins.failed() else {
+                return Err(e);
+            };
+            self.reporter.warn(format!(
+                "--cache-from {name} is not used, its layers are built: {}",
+                in_a_line(&e)
+            ));
+            cache_from.forget(&name);
         }
-        _ => locker.load_base(None).map(Some),
+    }
+
+    fn loader(&self) -> Loader {
+        Loader {
+            store: self.store.clone(),
+            reporter: self.reporter.clone(),
+            platform: Platform::linux_amd64(),
+            offline: self.args.locking.offline,
+        }
+    }
+
+    fn cache_from(&self, loader: &Loader) -> CacheFrom {
+        let wanted = wanted(self.args, self.spec);
+        self.runtime.block_on(CacheFrom::read(&wanted, loader))
+    }
+
+    fn give(&self, image: &Image, origins: &Origins<'_>) -> Result<()> {
+        if !only_pushes(self.args) {
+            self.runtime.block_on(origins.bring_all())?;
+            return keep(image, self.spec, self.store);
+        }
+        keep(image, self.spec, self.store)?;
+        let push = registry::push(image, &self.spec.tags, origins, self.reporter);
+        self.runtime.block_on(push)
+    }
+
+    fn plan(&self) -> Result<BuildPlan> {
+        let Self {
+            args,
+            spec,
+            store,
+            reporter,
+            ..
+        } = *self;
+        let online = Online::open(spec, args.locking.offline, reporter)?;
+        let cache_from = self.cache_from(&self.loader());
+        let locker = self.locker(&online, &cache_from);
+        let lock = locker.planned(&args.env)?;
+        let ground = self.ground_here(&lock, &locker)?;
+        let known = Planned {
+            ground: ground.as_ref(),
+            store,
+            cache_from: &cache_from,
+            reporter,
+        };
+        build::dry_run(spec, &lock, &known)
+    }
+
+    fn locker<'a>(&'a self, online: &'a Online, cache_from: &'a CacheFrom) -> Locker<'a> {
+        Locker {
+            spec: self.spec,
+            store: self.store,
+            online,
+            runtime: self.runtime.handle(),
+            reporter: self.reporter,
+            locking: &self.args.locking,
+            cache_from,
+        }
+    }
+
+    /// The base image, unless its layers would have to come over a network or from a daemon.
+    fn ground_here(&self, lock: &Lock, locker: &Locker<'_>) -> Result<Option<Ground>> {
+        let base = match &self.spec.base {
+            BaseSource::Registry(_) | BaseSource::DockerDaemon(_) => {
+                self.store.base(&self.spec.base.to_string())
+            }
+            _ => Some(locker.load_base(None)?),
+        };
+        if let Some(base) = base {
+            return locker.ground(base).map(Some);
+        }
+        match &self.spec.base {
+            BaseSource::Registry(_) if !locker.cache_from.is_empty() => {
+                Ok(locker.known_ground(&locker.load_base(Some(lock))?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn make(&self, cache_from: &CacheFrom) -> Result<Image> {
+        let Self {
+            args,
+            spec,
+            store,
+            runtime,
+            reporter,
+        } = *self;
+        let online = Online::open(spec, args.locking.offline, reporter)?;
+        let locker = self.locker(&online, cache_from);
+        let (lock, ground) = locker.current(&args.env)?;
+        let here = |layer: &BaseLayer| store.has_blob(&layer.digest, layer.size);
+        if ground.image.layers.iter().all(here) {
+            store.put_base(&spec.base.to_string(), &ground.image)?;
+        }
+        let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let tools = Tools {
+            store,
+            reporter,
+            client: &online.client,
+            runtime: runtime.handle(),
+            compressors: &Compressors::new(threads, spec.compression),
+            decoders: Decoders::new(threads.get()),
+            threads: threads.get().min(MOST_LAYERS),
+            cache_from,
+        };
+        let image =
+            build::build(spec, &lock, &ground, &tools).map_err(|e| args.locking.explain(e))?;
+        reporter.step(format!(
+            "Image  {} ({} layers, {})",
+            image.digest,
+            image.layers.len(),
+            human_bytes(image.layers.iter().map(|layer| layer.size).sum())
+        ));
+        Ok(image)
     }
 }
 
-fn make(
-    args: &BuildArgs,
-    spec: &ImageSpec,
-    store: &Store,
-    runtime: &tokio::runtime::Runtime,
-    reporter: &Reporter,
-) -> Result<Image> {
-    let online = Online::open(spec, args.locking.offline, reporter)?;
-    let locker = Locker {
-        spec,
-        store,
-        online: &online,
-        runtime: runtime.handle(),
-        reporter,
-        locking: &args.locking,
-    };
-    let (lock, base) = locker.current(&args.env)?;
-    store.put_base(&spec.base.to_string(), &base)?;
-    let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let tools = Tools {
-        store,
-        reporter,
-        client: &online.client,
-        runtime: runtime.handle(),
-        compressors: &Compressors::new(threads, spec.compression),
-        decoders: Decoders::new(threads.get()),
-        threads: threads.get().min(MOST_LAYERS),
-    };
-    let image = build::build(spec, &lock, &base, &tools).map_err(|e| args.locking.explain(e))?;
-    reporter.step(format!(
-        "Image  {} ({} layers, {})",
-        image.digest,
-        image.layers.len(),
-        human_bytes(image.layers.iter().map(|layer| layer.size).sum())
-    ));
-    Ok(image)
-}
-
-/// Names the image in the store; its blobs are there already.
+/// Names the image in the store, if all its blobs are there. A name must not stay that of an older
+/// image.
 fn keep(image: &Image, spec: &ImageSpec, store: &Store) -> Result<()> {
+    let here = |layer: &Layer| store.has_blob(&layer.digest, layer.size);
+    let whole = image.layers.iter().all(here);
     for tag in &spec.tags {
+        if !whole {
+            store.forget_image(tag)?;
+            continue;
+        }
         store.put_image(&StoredImage {
             reference: tag.clone(),
             manifest: image.digest,

@@ -116,7 +116,7 @@ impl Differ<'_> {
                 .hint("give a lock, a plan, or an image"));
         }
         let daemon = async { Ok(docker::connect().await?.docker) };
-        let describing = self.loader.describe(&source, daemon);
+        let describing = self.loader.describe(&source, None, daemon);
         let image = self.runtime.block_on(describing)?;
         let manifest = image.digest.and_then(|digest| self.manifest(&digest));
         Ok(Found::Image(Box::new(Opened {

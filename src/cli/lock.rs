@@ -12,7 +12,8 @@ use super::{
     target::Base,
 };
 use crate::{
-    base::{BaseImage, BaseSource},
+    base::{BaseSource, Ground},
+    cache_from::CacheFrom,
     digest::Digest,
     error::{Error, Result},
     fetch,
@@ -42,6 +43,7 @@ pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
         runtime: runtime.handle(),
         reporter,
         locking: &args.locking,
+        cache_from: &CacheFrom::default(),
     };
     let path = lock_file::path_for(&args.env);
     super::stoppable(
@@ -74,6 +76,8 @@ pub(super) struct Locker<'a> {
     pub runtime: &'a Handle,
     pub reporter: &'a Reporter,
     pub locking: &'a LockingArgs,
+    /// Earlier images, which may tell of the base.
+    pub cache_from: &'a CacheFrom,
 }
 
 /// Why a lock does not answer any more.
@@ -85,28 +89,32 @@ struct Stale {
 impl Locker<'_> {
     /// The lock that was given; else the one beside the environment file if it still answers it,
     /// else a new one. And the base image that it names.
-    pub(super) fn current(&self, env: &Path) -> Result<(Lock, BaseImage)> {
+    pub(super) fn current(&self, env: &Path) -> Result<(Lock, Ground)> {
         if let Some(input) = &self.spec.lock {
             let lock = self.given(input, env)?;
             self.gate(&lock)?;
-            let base = self.load_base(Some(&lock))?;
-            self.runs_on(&lock, &base)?;
-            return Ok((lock, base));
+            let ground = self.ground(self.load_base(Some(&lock))?)?;
+            self.runs_on(&lock, &ground.tree)?;
+            return Ok((lock, ground));
         }
         let path = lock_file::path_for(env);
         let Some(old) = lock_file::read(&path)? else {
             self.refuse_if_locked(&path)?;
-            let base = self.load_base(None)?;
+            let ground = self.ground(self.load_base(None)?)?;
             self.reporter.step(format!("No {} yet", path.display()));
-            return Ok((self.write(&path, None, Base::loaded(&base))?, base));
+            return Ok((
+                self.write(&path, None, Base::loaded(&ground.image))?,
+                ground,
+            ));
         };
-        let base = self.load_base(Some(&old))?;
+        let ground = self.ground(self.load_base(Some(&old))?)?;
+        let base = &ground.image;
         let stale = self.stale(&old, base.digest.as_ref())?;
         let reasons: Vec<&Unmet> = stale.packages.iter().chain(&stale.base).collect();
         let Some(first) = reasons.first() else {
             self.gate(&old)?;
-            self.runs_on(&old, &base)?;
-            return Ok((old, base));
+            self.runs_on(&old, &ground.tree)?;
+            return Ok((old, ground));
         };
         if self.locking.locked {
             return Err(self.disagrees(&path, &reasons));
@@ -125,12 +133,12 @@ impl Locker<'_> {
                 base: self.locked_base(base.digest),
                 ..old.clone()
             };
-            self.runs_on(&new, &base)?;
+            self.runs_on(&new, &ground.tree)?;
             self.save(&path, Some(&old), &new)?
         } else {
-            self.write(&path, Some(&old), Base::loaded(&base))?
+            self.write(&path, Some(&old), Base::loaded(base))?
         };
-        Ok((lock, base))
+        Ok((lock, ground))
     }
 
     /// The lock to plan from: the one beside the file while its packages answer, whatever its base

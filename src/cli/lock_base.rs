@@ -2,7 +2,7 @@
 
 use super::lock::Locker;
 use crate::{
-    base::{BaseImage, BaseSource, Loader, Platform},
+    base::{BaseImage, BaseLayer, BaseSource, Ground, Loader, Platform, tree::BaseTree},
     digest::Digest,
     docker,
     error::Result,
@@ -29,8 +29,34 @@ impl Locker<'_> {
         let pin = lock.and_then(|lock| self.pin(lock));
         let daemon = async { Ok(docker::connect().await?.docker) };
         let loader = self.loader();
-        let loading = loader.load(&self.spec.base, pin.map(|pin| &pin.digest), daemon);
+        let loading = loader.describe(&self.spec.base, pin.map(|pin| &pin.digest), daemon);
         self.runtime.block_on(loading)
+    }
+
+    /// What stands where in the base image. Layers of a registry's image are only fetched when
+    /// neither this machine nor an earlier image knows it.
+    pub(super) fn ground(&self, base: BaseImage) -> Result<Ground> {
+        let here = |layer: &BaseLayer| self.store.has_blob(&layer.digest, layer.size);
+        let whole = base.layers.iter().all(here);
+        if let Some(known) = self.known_ground(&base).filter(|_| !whole) {
+            return Ok(known);
+        }
+        let loader = self.loader();
+        let completing = loader.complete(&self.spec.base, base);
+        let image = self.runtime.block_on(completing)?;
+        let tree = BaseTree::scan(&image.layers, self.store)?;
+        Ok(Ground { image, tree })
+    }
+
+    /// What stands where in a base image of which only the documents are here, if that is known.
+    pub(super) fn known_ground(&self, base: &BaseImage) -> Option<Ground> {
+        let read_before = || {
+            // Its media types were corrected then.
+            let image = self.store.last_base(&self.spec.base.to_string())?;
+            let tree = BaseTree::kept(&image.layers, self.store)?;
+            (image.digest == base.digest).then_some(Ground { image, tree })
+        };
+        read_before().or_else(|| self.cache_from.ground(base, &self.spec.places()))
     }
 
     pub(super) fn locked_base(&self, digest: Option<Digest>) -> Option<LockedBase> {

@@ -3,6 +3,7 @@
 mod args;
 mod build;
 mod cache;
+mod cache_from;
 mod diff;
 mod explain;
 mod gate;

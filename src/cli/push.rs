@@ -6,6 +6,8 @@ use tokio::runtime::Runtime;
 
 use super::{args::PushArgs, interruptible, open_store, print, runtime, stored};
 use crate::{
+    base::{Loader, Platform},
+    cache_from::Origins,
     error::{Error, Result},
     image::Image,
     registry,
@@ -39,7 +41,14 @@ pub(super) fn push(
     store: &Store,
     reporter: &Reporter,
 ) -> Result<()> {
-    let pushing = registry::push(image, references, store, reporter);
+    let loader = Loader {
+        store: store.clone(),
+        reporter: reporter.clone(),
+        platform: Platform::linux_amd64(),
+        offline: false,
+    };
+    let origins = Origins::none(&loader);
+    let pushing = registry::push(image, references, &origins, reporter);
     runtime.block_on(interruptible(pushing))
 }
 

@@ -83,8 +83,8 @@ impl Locker<'_> {
                 }
             },
         };
-        match self.libc(image)? {
-            Some(Libc::Glibc(version)) => Ok(version),
+        match self.ground(image.clone())?.tree.libc() {
+            Some(Libc::Glibc(version)) => Ok(version.clone()),
             Some(Libc::Musl) => Err(self.musl()),
             None => {
                 self.reporter.step(format!(
@@ -100,25 +100,21 @@ impl Locker<'_> {
         let daemon = async { Ok(docker::connect().await?.docker) };
         let loader = self.loader();
         self.runtime
-            .block_on(loader.load(&self.spec.base, digest, daemon))
-    }
-
-    fn libc(&self, base: &BaseImage) -> Result<Option<Libc>> {
-        Ok(BaseTree::scan(&base.layers, self.store)?.libc().cloned())
+            .block_on(loader.describe(&self.spec.base, digest, daemon))
     }
 
     /// Refuses a lock whose packages cannot run on the base: it may have been made for another.
-    pub(super) fn runs_on(&self, lock: &Lock, base: &BaseImage) -> Result<()> {
+    pub(super) fn runs_on(&self, lock: &Lock, base: &BaseTree) -> Result<()> {
         if env::var_os(GLIBC).is_some() || self.spec.base == BaseSource::Scratch {
             return Ok(());
         }
-        let version = match self.libc(base)? {
+        let version = match base.libc() {
             Some(Libc::Glibc(version)) => version,
             Some(Libc::Musl) => return Err(self.musl()),
             None => return Ok(()),
         };
         let mut environments = lock.environments();
-        match environments.find_map(|env| glibc_unmet(env, &version)) {
+        match environments.find_map(|env| glibc_unmet(env, version)) {
             None => Ok(()),
             Some((package, needed)) => Err(Error::input(format!(
                 "{package} does not run on the base image"

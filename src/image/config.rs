@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::manifest::Annotations;
+use super::{NOTES_KEY, manifest::Annotations};
 use crate::{
     base::BaseImage,
     error::{Error, Exit, Result},
@@ -50,6 +50,8 @@ pub struct ImageSettings {
     pub created: u64,
     /// The architecture, in Go's words (`amd64`).
     pub architecture: String,
+    /// What a later build needs to know of this one ([`NOTES_KEY`]).
+    pub notes: Value,
 }
 
 /// The label that names the wrapper which runs activation scripts.
@@ -102,6 +104,11 @@ pub fn assemble_config(
         "rootfs".into(),
         json!({"type": "layers", "diff_ids": diff_ids}),
     );
+    // Those of a base that imgbuild made are about another build.
+    config.shift_remove(NOTES_KEY);
+    if !settings.notes.is_null() {
+        config.insert(NOTES_KEY.into(), settings.notes.clone());
+    }
     serde_json::to_vec(&config)
         .map_err(|e| Error::new(Exit::Internal, "cannot write the image config").why(e))
 }

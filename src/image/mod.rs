@@ -21,6 +21,8 @@ use manifest::Annotations;
 pub const BASE_NAME: &str = "org.opencontainers.image.base.name";
 /// The annotation with the base image's digest (OCI image-spec, annotations.md).
 pub const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
+/// The field of a config that holds what a later build needs to know of this one.
+pub const NOTES_KEY: &str = "dev.imgbuild.notes";
 /// The annotation that tells what a layer was made of, so that it need not be made again.
 pub const KEY_ANNOTATION: &str = "dev.imgbuild.layer-key";
 
@@ -59,7 +61,7 @@ impl Layer {
             digest: layer.built.digest,
             size: layer.built.size,
             diff_id: layer.built.diff_id,
-            unpacked: Some(layer.built.unpacked),
+            unpacked: layer.built.unpacked,
             annotations: layer.annotations.clone(),
         }
     }

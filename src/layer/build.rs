@@ -60,7 +60,7 @@ pub fn build_layer(
         diff_id: DiffId(diff_id),
         digest,
         size,
-        unpacked,
+        unpacked: Some(unpacked),
         media_type: compressors.compression().media_type().into(),
     })
 }

@@ -156,7 +156,7 @@ fn explain_connection(failed: Error, error: &OciDistributionError, host: &str) -
 }
 
 /// The HTTP status of an answer, if there was one.
-pub(super) fn status(error: &OciDistributionError) -> Option<u16> {
+pub(crate) fn status(error: &OciDistributionError) -> Option<u16> {
     match error {
         OciDistributionError::ServerError { code, .. } => Some(*code),
         OciDistributionError::UnauthorizedError { .. }

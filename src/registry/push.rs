@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     base::media,
+    cache_from::Origins,
     digest::Digest,
     error::{Error, Result},
     image::{BASE_NAME, Image, Manifest},
@@ -35,12 +36,14 @@ const CONCURRENT: usize = 4;
 pub async fn push(
     image: &Image,
     references: &[String],
-    store: &Store,
+    origins: &Origins<'_>,
     reporter: &Reporter,
 ) -> Result<()> {
     let manifest = Manifest::parse(&image.manifest)?;
     let blobs = blobs(&manifest);
-    check_stored(&blobs, store)?;
+    let store = origins.store();
+    let from_here = blobs.iter().filter(|blob| !origins.has(&blob.digest));
+    check_stored(from_here, store)?;
     let mut sources: Vec<Source> = base_source(&manifest).into_iter().collect();
     for target in targets(references)? {
         let remote = Remote::connect(&target.first, RegistryOperation::Push, reporter).await?;
@@ -48,6 +51,7 @@ pub async fn push(
             image,
             blobs: &blobs,
             sources: &sources,
+            origins,
             remote,
             store,
             reporter,
@@ -113,9 +117,9 @@ fn blobs(manifest: &Manifest) -> Vec<Blob> {
     blobs
 }
 
-fn check_stored(blobs: &[Blob], store: &Store) -> Result<()> {
+fn check_stored<'b>(mut blobs: impl Iterator<Item = &'b Blob>, store: &Store) -> Result<()> {
     let missing = |blob: &&Blob| !store.has_blob(&blob.digest, blob.size);
-    match blobs.iter().find(missing) {
+    match blobs.find(missing) {
         None => Ok(()),
         Some(blob) => Err(Error::environment(format!(
             "blob {} is no longer in the cache",
@@ -164,6 +168,8 @@ struct Push<'a> {
     image: &'a Image,
     blobs: &'a [Blob],
     sources: &'a [Source],
+    /// Where layers come from that need not be in the store.
+    origins: &'a Origins<'a>,
     remote: Remote,
     store: &'a Store,
     reporter: &'a Reporter,
@@ -219,6 +225,7 @@ impl Push<'_> {
         if look && self.mount(blob).await {
             return Ok(Came::Mounted);
         }
+        self.origins.bring(&blob.digest).await?;
         upload(&self.remote, blob, self.store, self.reporter).await?;
         Ok(Came::Uploaded)
     }
@@ -233,6 +240,12 @@ impl Push<'_> {
     /// it answers else, the blob is sent.
     async fn mount(&self, blob: &Blob) -> bool {
         let at = self.remote.reference();
+        let origin = self.origins.repository(&blob.digest, at.registry());
+        if let Some(origin) = origin.filter(|origin| origin.repository() != at.repository())
+            && self.mount_from(blob, &origin).await
+        {
+            return true;
+        }
         let source = self.sources.iter().find(|source| {
             source.at.registry() == at.registry()
                 && source.at.repository() != at.repository()
@@ -242,16 +255,21 @@ impl Push<'_> {
         let Some(source) = source else {
             return false;
         };
-        let digest = blob.digest.to_string();
-        let mounted = self.remote.client().mount_blob(at, &source.at, &digest);
-        let mounted = matches!(
-            mounted.await,
-            Ok(()) | Err(OciDistributionError::RegistryNoLocationError)
-        );
+        let mounted = self.mount_from(blob, &source.at).await;
         if !mounted {
             source.missed.store(true, Ordering::Relaxed);
         }
         mounted
+    }
+
+    async fn mount_from(&self, blob: &Blob, from: &Reference) -> bool {
+        let digest = blob.digest.to_string();
+        let (client, at) = (self.remote.client(), self.remote.reference());
+        let mounted = client.mount_blob(at, from, &digest).await;
+        matches!(
+            mounted,
+            Ok(()) | Err(OciDistributionError::RegistryNoLocationError)
+        )
     }
 
     /// The repository with a tag, or with a digest in a tag's place: oci-client panics when a

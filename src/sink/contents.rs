@@ -147,7 +147,7 @@ fn unpacked(layer: &Layer, store: &Store) -> Option<u64> {
     let made = || {
         let key = layer.annotations.get(KEY_ANNOTATION)?.parse().ok()?;
         let built = store.built_layer(&key)?;
-        (built.digest == layer.digest).then_some(built.unpacked)
+        built.unpacked.filter(|_| built.digest == layer.digest)
     };
     layer.unpacked.or_else(made)
 }
@@ -271,7 +271,7 @@ mod tests {
             diff_id: layer.diff_id,
             digest: layer.digest,
             size: layer.size,
-            unpacked: 3,
+            unpacked: Some(3),
             media_type: layer.media_type.clone(),
         };
         store.put_built_layer(&key, &built).unwrap();

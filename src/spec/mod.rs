@@ -14,7 +14,7 @@ pub mod words;
 pub mod yaml;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -187,6 +187,14 @@ impl ImageSpec {
     /// An input error that names the file and place, or the flag, of what is wrong.
     pub fn resolve(env_file: &Path, overrides: Overrides) -> Result<Self> {
         resolve::resolve(env_file, overrides)
+    }
+
+    /// The paths of the image at which something is put.
+    pub fn places(&self) -> BTreeSet<String> {
+        let miniconda = self.miniconda.iter().map(|miniconda| &miniconda.prefix);
+        let code = self.code.iter().map(|code| &code.dest);
+        let all = miniconda.chain(code).chain([&self.prefix]);
+        all.cloned().collect()
     }
 }
 

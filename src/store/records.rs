@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -24,8 +25,8 @@ pub struct BuiltLayer {
     pub digest: Digest,
     /// The size of the blob in bytes.
     pub size: u64,
-    /// The size of the uncompressed tar in bytes.
-    pub unpacked: u64,
+    /// The size of the uncompressed tar in bytes; unknown for a layer that was not made here.
+    pub unpacked: Option<u64>,
     /// The OCI media type of the blob.
     pub media_type: String,
 }
@@ -112,6 +113,18 @@ impl Store {
         sync_folder(&self.root().join("images"))
     }
 
+    /// Ends that a reference names an image here.
+    ///
+    /// # Errors
+    /// When the record is there and cannot be removed.
+    pub fn forget_image(&self, reference: &str) -> Result<()> {
+        let path = self.image_record(reference);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path, e)),
+            _ => Ok(()),
+        }
+    }
+
     /// The image of that full reference, if all its blobs are still here.
     pub fn image(&self, reference: &str) -> Option<StoredImage> {
         let image: StoredImage = read_used(&self.image_record(reference))?;
@@ -135,7 +148,13 @@ impl Store {
         Some(named.map(|blob| (blob.digest, blob.size)).collect())
     }
 
-    /// Keeps what a base image is, under its name. Its blobs must be in the store already.
+    /// What the base image of that name was when it was last used; its layers may be gone, or may
+    /// never have been here.
+    pub fn last_base(&self, name: &str) -> Option<BaseImage> {
+        read_used(&self.base_record(name))
+    }
+
+    /// Keeps what a base image is, under its name. Media types are those of its blobs.
     ///
     /// # Errors
     /// When the record cannot be written.
@@ -147,7 +166,7 @@ impl Store {
     /// What the base image of that name was when it was last loaded, if all its layers are still
     /// here.
     pub fn base(&self, name: &str) -> Option<BaseImage> {
-        let base: BaseImage = read_used(&self.base_record(name))?;
+        let base = self.last_base(name)?;
         let mut layers = base.layers.iter();
         let whole = layers.all(|layer| self.has_blob(&layer.digest, layer.size));
         whole.then_some(base)

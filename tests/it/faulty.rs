@@ -73,6 +73,7 @@ struct State {
     stalled: usize,
     meeting: usize,
     met: usize,
+    bytes: u64,
 }
 
 impl Faulty {
@@ -146,9 +147,16 @@ impl Faulty {
         self.shared.state.lock().unwrap().log.clone()
     }
 
-    /// Forgets the requests so far.
+    /// The bytes that a proxy passed on so far, both ways.
+    pub fn bytes(&self) -> u64 {
+        self.shared.state.lock().unwrap().bytes
+    }
+
+    /// Forgets the requests and bytes so far.
     pub fn clear(&self) {
-        self.shared.state.lock().unwrap().log.clear();
+        let mut state = self.shared.state.lock().unwrap();
+        state.log.clear();
+        state.bytes = 0;
     }
 
     /// The most requests that met.
@@ -312,7 +320,12 @@ impl Shared {
                     _ => client.shutdown(Shutdown::Both),
                 }
             }
-            _ => pass_on(address, head_lines, body, client),
+            _ => {
+                let answered = pass_on(address, head_lines, body, client)?;
+                let bytes = head_lines.len() as u64 + length + answered;
+                self.state.lock().unwrap().bytes += bytes;
+                Ok(())
+            }
         }
     }
 
@@ -363,10 +376,12 @@ fn pass_on(
     head: &str,
     mut body: BufReader<TcpStream>,
     mut client: TcpStream,
-) -> io::Result<()> {
+) -> io::Result<u64> {
     let mut server = begin(address, head)?;
     let mut upload = server.try_clone()?;
     thread::spawn(move || io::copy(&mut body, &mut upload));
-    io::copy(&mut server, &mut client)?;
-    client.shutdown(Shutdown::Both)
+    let answered = io::copy(&mut server, &mut client)?;
+    // It may have closed first.
+    let _ = client.shutdown(Shutdown::Both);
+    Ok(answered)
 }

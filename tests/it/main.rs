@@ -2,6 +2,7 @@
 
 mod bzip2_streams;
 mod cache;
+mod cache_from;
 mod cli_errors;
 mod compression;
 mod conda_meta;

@@ -12,8 +12,9 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use imgbuild::{
-    base::{BaseImage, BaseSource},
+    base::{BaseImage, BaseSource, Ground, tree::BaseTree},
     build::{self, Tools},
+    cache_from::CacheFrom,
     digest::Digest,
     error::Exit,
     layer::Compressors,
@@ -268,8 +269,13 @@ fn build_with(
         compressors: &Compressors::new(NonZeroUsize::MIN, spec.compression),
         decoders: Decoders::new(2),
         threads: 2,
+        cache_from: &CacheFrom::default(),
     };
-    let image = build::build(&spec, &lock, &BaseImage::scratch(), &tools)?;
+    let ground = Ground {
+        image: BaseImage::scratch(),
+        tree: BaseTree::default(),
+    };
+    let image = build::build(&spec, &lock, &ground, &tools)?;
     let blobs = project.cache.join("blobs/sha256");
     Ok(Image::read(&blobs, &image.digest.to_string()))
 }

@@ -1,0 +1,180 @@
+//! Earlier images in registries as the cache of a build.
+//!
+//! An image that imgbuild built says what each of its layers was made of
+//! ([`KEY_ANNOTATION`](crate::image::KEY_ANNOTATION)), and what a later build has to know of the
+//! packages and the base to tell which keys it wants ([`Notes`]). So a layer can be taken over by
+//! its digest without any of its packages, and without its bytes.
+//!
+//! A key is believed only from references that the user named. What they say is used in one build
+//! and never kept as if it was found out here.
+
+mod notes;
+mod origins;
+
+use std::collections::{BTreeSet, HashMap};
+
+pub use notes::Notes;
+pub use origins::Origins;
+
+use crate::{
+    base::{BaseImage, Ground, Loader},
+    digest::Digest,
+    error::Error,
+    image::{Image, KEY_ANNOTATION, Layer},
+    package::Survey,
+    registry::remote::parse_reference,
+    store::BuiltLayer,
+};
+
+/// A reference that may have layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The reference.
+    pub reference: String,
+    /// Whether nobody asked for it by name: then it need not be there.
+    pub implied: bool,
+}
+
+/// The earlier images that a build may take layers from, the first named first.
+#[derive(Debug, Default)]
+pub struct CacheFrom {
+    images: Vec<Earlier>,
+}
+
+/// An image of a registry.
+#[derive(Debug)]
+struct Earlier {
+    /// The reference as it was named.
+    name: String,
+    image: Image,
+    notes: Option<Notes>,
+    /// Its layers by key.
+    by_key: HashMap<Digest, usize>,
+}
+
+impl CacheFrom {
+    /// Reads what these references say: manifests and configs, no layer. One that cannot be read
+    /// is left out, with a warning if it was named.
+    pub async fn read(wanted: &[Wanted], loader: &Loader) -> Self {
+        let mut images: Vec<Earlier> = Vec::new();
+        for Wanted { reference, implied } in wanted {
+            match Earlier::read(reference, loader).await {
+                Ok(Some(image)) => images.push(image),
+                Ok(None) if *implied => {}
+                Ok(None) => loader.reporter.warn(format_args!(
+                    "--cache-from {reference}: there is no such image"
+                )),
+                Err(e) => {
+                    let line = format!("--cache-from {reference} is not used: {}", in_a_line(&e));
+                    match implied {
+                        true => loader.reporter.step(line),
+                        false => loader.reporter.warn(line),
+                    }
+                }
+            }
+        }
+        Self { images }
+    }
+
+    /// Whether there is no image to take layers from.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty()
+    }
+
+    /// The layer of that key, and the reference that has it.
+    pub fn layer(&self, key: &Digest) -> Option<(BuiltLayer, &str)> {
+        let mut found = self.images.iter().filter_map(|earlier| {
+            let layer = earlier.image.layers.get(*earlier.by_key.get(key)?)?;
+            let built = BuiltLayer {
+                diff_id: layer.diff_id,
+                digest: layer.digest,
+                size: layer.size,
+                unpacked: None,
+                media_type: layer.media_type.clone(),
+            };
+            Some((built, earlier.name.as_str()))
+        });
+        found.next()
+    }
+
+    /// What packages mean together, under the key of their set.
+    pub fn survey(&self, key: &Digest) -> Option<Survey> {
+        let notes = self.images.iter().filter_map(|e| e.notes.as_ref());
+        notes
+            .filter_map(|notes| notes.surveys.get(key))
+            .next()
+            .cloned()
+    }
+
+    /// What is to be known of a base image, of which only the documents are here.
+    pub fn ground(&self, base: &BaseImage, paths: &BTreeSet<String>) -> Option<Ground> {
+        let mut grounds = self.images.iter().filter_map(|earlier| {
+            let tree = earlier.notes.as_ref()?.base.tree_of(&base.layers, paths)?;
+            let mut image = base.clone();
+            for layer in &mut image.layers {
+                let known = earlier.blob(&layer.digest)?;
+                layer.media_type.clone_from(&known.media_type);
+            }
+            Some(Ground {
+                image,
+                tree: tree.clone(),
+            })
+        });
+        grounds.next()
+    }
+
+    /// The first image's name, digest and layers.
+    pub fn first(&self) -> Option<(&str, &Image)> {
+        let first = self.images.first()?;
+        Some((&first.name, &first.image))
+    }
+
+    /// Takes nothing more from a reference.
+    pub fn forget(&mut self, name: &str) {
+        self.images.retain(|earlier| earlier.name != name);
+    }
+
+    /// A blob, and the reference that has it.
+    fn blob(&self, digest: &Digest) -> Option<(&Layer, &str)> {
+        let mut found = self
+            .images
+            .iter()
+            .filter_map(|earlier| Some((earlier.blob(digest)?, earlier.name.as_str())));
+        found.next()
+    }
+}
+
+impl Earlier {
+    async fn read(name: &str, loader: &Loader) -> crate::error::Result<Option<Self>> {
+        let whole = parse_reference(name)?.whole();
+        let Some((manifest, config)) = loader.documents(&whole).await? else {
+            return Ok(None);
+        };
+        let notes = Notes::of_config(&config);
+        let image = Image::from_documents(manifest, config)?;
+        let key = |layer: &Layer| layer.annotations.get(KEY_ANNOTATION)?.parse().ok();
+        let layers = image.layers.iter().enumerate();
+        Ok(Some(Self {
+            name: name.to_owned(),
+            by_key: layers
+                .filter_map(|(at, layer)| Some((key(layer)?, at)))
+                .collect(),
+            notes,
+            image,
+        }))
+    }
+
+    fn blob(&self, digest: &Digest) -> Option<&Layer> {
+        let mut layers = self.image.layers.iter();
+        layers.find(|layer| layer.digest == *digest)
+    }
+}
+
+/// What went wrong, and why, in one line.
+pub(crate) fn in_a_line(error: &Error) -> String {
+    let text = error.to_string();
+    let mut lines = text.lines();
+    let what = lines.next().unwrap_or_default().to_owned();
+    let why = lines.filter_map(|line| line.trim().strip_prefix("why: "));
+    why.fold(what, |line, why| format!("{line}: {why}"))
+}

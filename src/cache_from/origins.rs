@@ -1,0 +1,195 @@
+//! Where an image's layers can be had that are only known by what a registry said.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Mutex, PoisonError},
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use oci_client::Reference;
+
+use super::CacheFrom;
+use crate::{
+    base::{BaseLayer, BaseSource, Loader, blocking, media},
+    digest::{DiffId, Digest, Hashing},
+    error::{Error, Result},
+    image::{Image, Layer},
+    store::Store,
+};
+
+/// How many layers are brought at once: as many as Docker does.
+const CONCURRENT: usize = 3;
+
+/// Where the layers of an image come from that were not made here.
+pub struct Origins<'a> {
+    loader: &'a Loader,
+    of: BTreeMap<Digest, Origin>,
+    /// The reference whose layer could not be had.
+    failed: Mutex<Option<String>>,
+}
+
+struct Origin {
+    layer: BaseLayer,
+    /// A reference of the repository that has it.
+    reference: String,
+    /// Whether that is a reference that layers are taken over from, and not the base image's.
+    taken_over: bool,
+}
+
+impl<'a> Origins<'a> {
+    /// Of an image that has all its layers in the store.
+    pub fn none(loader: &'a Loader) -> Self {
+        Self {
+            loader,
+            of: BTreeMap::new(),
+            failed: Mutex::default(),
+        }
+    }
+
+    /// Of a layer that a build took over, or that is the base's. `base` is the base image.
+    pub fn of(
+        image: &Image,
+        cache_from: &CacheFrom,
+        base: &BaseSource,
+        loader: &'a Loader,
+    ) -> Self {
+        let origin = |layer: &Layer| {
+            // Read and checked when the base was.
+            let keyless = layer.annotations.is_empty();
+            if keyless && loader.store.has_blob(&layer.digest, layer.size) {
+                return None;
+            }
+            let (reference, taken_over) = match (cache_from.blob(&layer.digest), base) {
+                (Some((_, name)), _) => (name.to_owned(), true),
+                (None, BaseSource::Registry(name)) => (name.clone(), false),
+                (None, _) => return None,
+            };
+            let layer = BaseLayer {
+                digest: layer.digest,
+                diff_id: layer.diff_id,
+                size: layer.size,
+                media_type: layer.media_type.clone(),
+            };
+            Some(Origin {
+                layer,
+                reference,
+                taken_over,
+            })
+        };
+        let of = image.layers.iter().filter_map(|layer| {
+            let mine = layer.unpacked.is_some();
+            let origin = (!mine).then(|| origin(layer)).flatten()?;
+            Some((layer.digest, origin))
+        });
+        Self {
+            of: of.collect(),
+            ..Self::none(loader)
+        }
+    }
+
+    /// Where layers are brought to.
+    pub fn store(&self) -> &Store {
+        &self.loader.store
+    }
+
+    /// A repository of that registry that has the blob, if it is one of these layers.
+    pub fn repository(&self, blob: &Digest, registry: &str) -> Option<Reference> {
+        let reference: Reference = self.of.get(blob)?.reference.parse().ok()?;
+        (reference.registry() == registry).then_some(reference)
+    }
+
+    /// Whether the blob is one of these layers.
+    pub fn has(&self, blob: &Digest) -> bool {
+        self.of.contains_key(blob)
+    }
+
+    /// Brings all layers into the store.
+    ///
+    /// # Errors
+    /// As [`Origins::bring`].
+    pub async fn bring_all(&self) -> Result<()> {
+        stream::iter(self.of.keys())
+            .map(|digest| self.bring(digest))
+            .buffer_unordered(CONCURRENT)
+            .try_collect()
+            .await
+    }
+
+    /// Brings a layer into the store, unless it is there, and checks that it is what was said of
+    /// it. Does nothing for a blob that is none of these layers.
+    ///
+    /// # Errors
+    /// When it cannot be fetched, or has another digest, size, diff id or media type.
+    pub async fn bring(&self, blob: &Digest) -> Result<()> {
+        let Some(origin) = self.of.get(blob) else {
+            return Ok(());
+        };
+        let brought = self.bring_from(origin).await;
+        if brought.is_err() && origin.taken_over {
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.get_or_insert_with(|| origin.reference.clone());
+        }
+        brought
+    }
+
+    /// The reference that a layer was taken over from which could not be had.
+    pub fn failed(&self) -> Option<String> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.clone()
+    }
+
+    async fn bring_from(&self, origin: &Origin) -> Result<()> {
+        let source = BaseSource::Registry(origin.reference.clone());
+        let layer = origin.layer.clone();
+        let layers = std::slice::from_ref(&origin.layer);
+        self.loader.fetch(&source, layers).await?;
+        let store = self.loader.store.clone();
+        let checked = blocking(move || check(&layer, &store)).await;
+        checked.map_err(|e| {
+            e.at(format!(
+                "layer {} of {}",
+                origin.layer.digest, origin.reference
+            ))
+        })
+    }
+}
+
+/// What a blob was found to be.
+const FORMAT: &str = "imgbuild layer blob 1";
+
+/// Reads a layer to its end, unless that was done before.
+fn check(layer: &BaseLayer, store: &Store) -> Result<()> {
+    let key = Digest::of(format!("{FORMAT} {}", layer.digest).as_bytes());
+    let (diff_id, media_type) = match store.survey::<(DiffId, String)>(&key) {
+        Some(known) => known,
+        None => {
+            let found = unpack(&layer.digest, store)?;
+            store.put_survey(&key, &found)?;
+            found
+        }
+    };
+    let other = |what: &str, said: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
+        Err(
+            Error::environment("a layer is not what its image says of it")
+                .why(format!("{what} is said to be {said}"))
+                .why(format!("and is {found}")),
+        )
+    };
+    if diff_id != layer.diff_id {
+        return other("its diff id", &layer.diff_id, &diff_id);
+    }
+    if media_type != layer.media_type {
+        return other("its media type", &layer.media_type, &media_type);
+    }
+    Ok(())
+}
+
+fn unpack(digest: &Digest, store: &Store) -> Result<(DiffId, String)> {
+    let packing = media::sniff_blob(store, digest)?;
+    let mut tar = Hashing::new(media::open_layer(store, digest)?);
+    io::copy(&mut tar, &mut io::sink())
+        .map_err(|e| Error::environment("a layer cannot be read").why(e))?;
+    let (_, found, _) = tar.finish();
+    Ok((DiffId(found), packing.media_type().into()))
+}
