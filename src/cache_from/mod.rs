@@ -1,9 +1,9 @@
 //! Earlier images in registries as the cache of a build.
 //!
-//! An image that imgbuild built says what each of its layers was made of
-//! ([`KEY_ANNOTATION`](crate::image::KEY_ANNOTATION)), and what a later build has to know of the
-//! packages and the base to tell which keys it wants ([`Notes`]). So a layer can be taken over by
-//! its digest without any of its packages, and without its bytes.
+//! An image that imgbuild built says what each of its layers was made of ([`KEY_ANNOTATION`]), and
+//! what a later build has to know of the packages and the base to tell which keys it wants
+//! ([`Notes`]). So a layer can be taken over by its digest without any of its packages, and without
+//! its bytes.
 //!
 //! A key is believed only from references that the user named. What they say is used in one build
 //! and never kept as if it was found out here.

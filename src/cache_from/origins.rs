@@ -18,7 +18,7 @@ use crate::{
     store::Store,
 };
 
-/// How many layers are brought at once: as many as Docker does.
+/// How many layers are checked at once.
 const CONCURRENT: usize = 3;
 
 /// Where the layers of an image come from that were not made here.
@@ -109,11 +109,14 @@ impl<'a> Origins<'a> {
     /// # Errors
     /// As [`Origins::bring`].
     pub async fn bring_all(&self) -> Result<()> {
-        stream::iter(self.of.keys())
-            .map(|digest| self.bring(digest))
-            .buffer_unordered(CONCURRENT)
-            .try_collect()
-            .await
+        let mut groups: BTreeMap<&str, Vec<&Origin>> = BTreeMap::new();
+        for origin in self.of.values() {
+            groups.entry(&origin.reference).or_default().push(origin);
+        }
+        for (reference, origins) in groups {
+            self.bring_from(reference, &origins).await?;
+        }
+        Ok(())
     }
 
     /// Brings a layer into the store, unless it is there, and checks that it is what was said of
@@ -122,36 +125,42 @@ impl<'a> Origins<'a> {
     /// # Errors
     /// When it cannot be fetched, or has another digest, size, diff id or media type.
     pub async fn bring(&self, blob: &Digest) -> Result<()> {
-        let Some(origin) = self.of.get(blob) else {
-            return Ok(());
+        match self.of.get(blob) {
+            Some(origin) => self.bring_from(&origin.reference, &[origin]).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Brings layers of one repository.
+    async fn bring_from(&self, reference: &str, origins: &[&Origin]) -> Result<()> {
+        let source = BaseSource::Registry(reference.to_owned());
+        let layers: Vec<BaseLayer> = origins.iter().map(|origin| origin.layer.clone()).collect();
+        let brought = async {
+            self.loader.fetch(&source, &layers).await?;
+            stream::iter(&layers)
+                .map(|layer| self.checked(layer, reference))
+                .buffer_unordered(CONCURRENT)
+                .try_collect()
+                .await
         };
-        let brought = self.bring_from(origin).await;
-        if brought.is_err() && origin.taken_over {
+        let brought: Result<()> = brought.await;
+        if brought.is_err() && origins.iter().any(|origin| origin.taken_over) {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert_with(|| origin.reference.clone());
+            failed.get_or_insert_with(|| reference.to_owned());
         }
         brought
+    }
+
+    async fn checked(&self, layer: &BaseLayer, reference: &str) -> Result<()> {
+        let (store, owned) = (self.loader.store.clone(), layer.clone());
+        let checked = blocking(move || check(&owned, &store)).await;
+        checked.map_err(|e| e.at(format!("layer {} of {reference}", layer.digest)))
     }
 
     /// The reference that a layer was taken over from which could not be had.
     pub fn failed(&self) -> Option<String> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.clone()
-    }
-
-    async fn bring_from(&self, origin: &Origin) -> Result<()> {
-        let source = BaseSource::Registry(origin.reference.clone());
-        let layer = origin.layer.clone();
-        let layers = std::slice::from_ref(&origin.layer);
-        self.loader.fetch(&source, layers).await?;
-        let store = self.loader.store.clone();
-        let checked = blocking(move || check(&layer, &store)).await;
-        checked.map_err(|e| {
-            e.at(format!(
-                "layer {} of {}",
-                origin.layer.digest, origin.reference
-            ))
-        })
     }
 }
 

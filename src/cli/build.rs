@@ -157,6 +157,11 @@ impl Builder<'_> {
 
     fn cache_from(&self, loader: &Loader) -> CacheFrom {
         let wanted = wanted(self.args, self.spec);
+        if loader.offline && !wanted.is_empty() {
+            self.reporter
+                .warn("--cache-from is not used: --offline asks no registry");
+            return CacheFrom::default();
+        }
         self.runtime.block_on(CacheFrom::read(&wanted, loader))
     }
 

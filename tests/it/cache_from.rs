@@ -303,9 +303,34 @@ fn a_source_that_cannot_be_read_is_told_and_left_out() {
             refused.stderr
         );
     }
+    let offline = built(&project, &["--offline", "--cache-from", &world.name()]);
+    let words = "warning: --cache-from is not used: --offline asks no registry";
+    assert!(offline.stderr.contains(words), "{}", offline.stderr);
     // The first push of a name has nothing to take over, which is nothing to tell.
     let first = built(&project, &["-t", &world.name(), "--push"]);
     assert!(!first.stderr.contains("cache-from"), "{}", first.stderr);
+}
+
+#[test]
+fn a_base_that_is_known_is_not_fetched_again() {
+    let world = World::new();
+    let (project, name) = (world.project(&["hello-demo=1.0"]), world.name());
+    let before = built(&project, &["-t", &name, "--push"]);
+    let layout = fixture("IMGBUILD_TEST_BASE");
+    let (_, manifest) = crate::mini::layout_manifest(&layout);
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap();
+    let blobs = project.cache.join("blobs/sha256");
+    let blob = blobs.join(layer.trim_start_matches("sha256:"));
+    fs::remove_file(&blob).unwrap();
+    world.registry.clear();
+    let args = ["-t", &name, "--push", "--cache-from", ""];
+    assert_eq!(built(&project, &args).digest(), before.digest());
+    assert_eq!(world.blobs(), (0, 0), "{:?}", world.registry.log());
+    // A layout has all.
+    let output = built(&project, &["-o", "type=oci,dest=out"]);
+    assert_eq!(output.digest(), before.digest());
+    assert_eq!(world.blobs(), (1, 0), "{:?}", world.registry.log());
+    assert!(blob.exists());
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::{fs, process::Command};
 
 use serde_json::Value;
 
-use super::{SPECS, World, build, built, check, copy};
+use super::{SPECS, World, build, built, check, copy, registry, repository};
 use crate::{
+    faulty::{Fault, Faulty},
     mini::{layout_manifest, read_json, sha256, write_json},
     support::{Project, run},
 };
@@ -34,6 +35,13 @@ impl<'a> Forgery<'a> {
         let layers = self.manifest["layers"].as_array().unwrap();
         let keyed = |layer: &Value| layer["annotations"]["dev.imgbuild.layer-key"].is_string();
         layers.iter().position(keyed).unwrap()
+    }
+
+    /// Says of a layer that it is the next one.
+    fn lie(&mut self) {
+        let at = self.keyed();
+        let ids = self.config["rootfs"]["diff_ids"].as_array_mut().unwrap();
+        ids[at] = ids[at + 1].clone();
     }
 
     fn put(&self, value: &Value) -> (String, usize) {
@@ -89,9 +97,7 @@ fn a_layer_that_is_another_one_is_made_instead() {
     let (first, digest) = honest(&world);
     let (name, other) = (world.name(), world.name());
     let mut forgery = Forgery::of(&first);
-    let at = forgery.keyed();
-    let ids = forgery.config["rootfs"]["diff_ids"].as_array_mut().unwrap();
-    ids[at] = ids[at + 1].clone();
+    forgery.lie();
     forgery.push(&name);
 
     let second = world.machine(&first);
@@ -122,6 +128,68 @@ fn a_layer_that_is_another_one_is_made_instead() {
         (world.packages(), again.stderr.contains("not used")),
         (0, false)
     );
+}
+
+#[test]
+fn a_push_to_another_registry_reads_and_finds_the_lie() {
+    let world = World::new();
+    let (first, digest) = honest(&world);
+    let name = world.name();
+    let mut forgery = Forgery::of(&first);
+    forgery.lie();
+    forgery.push(&name);
+    let far = Faulty::proxy(&registry());
+    let far_name = format!("{}/{}:1", far.address(), repository());
+    let second = world.machine(&first);
+    let output = built(&second, &["-t", &far_name, "--push", "--cache-from", &name]);
+    assert_eq!(output.digest(), digest);
+    assert!(
+        output
+            .stderr
+            .contains(&format!("--cache-from {name} is not used")),
+        "{}",
+        output.stderr
+    );
+    check(&second, &far_name, &digest);
+}
+
+#[test]
+fn a_layer_that_is_gone_is_made() {
+    let world = World::new();
+    let (first, digest) = honest(&world);
+    let name = world.name();
+    Forgery::of(&first).push(&name);
+    let manifest = Forgery::of(&first).manifest;
+    let at = Forgery::of(&first).keyed();
+    let gone = manifest["layers"][at]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // As after a registry's garbage collection: asked for by name or by digest, it is not there.
+    let rule = move |request: &str| match request.contains(&gone) && !request.starts_with("PUT ") {
+        true => Fault::Status(404, ""),
+        false => Fault::Fine,
+    };
+    let proxy = Faulty::faulty_proxy(&registry(), rule);
+    let (_, path) = name.split_once('/').unwrap();
+    let name = format!("{}/{path}", proxy.address());
+    let second = world.machine(&first);
+    let args = [
+        "-t",
+        &name,
+        "-o",
+        "type=oci,dest=out",
+        "--cache-from",
+        &name,
+    ];
+    let output = built(&second, &args);
+    assert_eq!(output.digest(), digest);
+    assert!(
+        output.stderr.contains("its layers are built"),
+        "{}",
+        output.stderr
+    );
+    assert!(world.packages() > 5);
 }
 
 #[test]
