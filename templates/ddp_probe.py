@@ -133,15 +133,28 @@ def check_broadcast(run):
 
 def check_reduce_scatter(run):
     """Each rank gets its own slice of the sum."""
-    if run.args.backend == "gloo":
-        raise SkippedError("not every supported torch has reduce_scatter on gloo")
+    way = "reduce_scatter"
     for dtype, size, label in cases(run, (torch.int64, torch.float32)):
         got = torch.empty(size, dtype=dtype, device=run.device)
         mine = pattern(run, size, dtype, run.rank)
-        dist.reduce_scatter(got, [mine + slot for slot in range(run.world)])
+        way = reduce_scatter(run, got, [mine + slot for slot in range(run.world)])
         want = sum(pattern(run, size, dtype, rank) for rank in range(run.world))
         expect_equal(f"sum of {label}", got, want + run.world * run.rank)
-    return f"2 dtypes, up to {label} a rank"
+    return f"2 dtypes, up to {label} a rank, by {way}"
+
+
+def reduce_scatter(run, got, slices):
+    """torch's own, or a reduce to each rank in turn where gloo has none (before torch 2.8); says which."""
+    try:
+        dist.reduce_scatter(got, slices)
+        return "reduce_scatter"
+    except RuntimeError as exc:
+        if run.gpu or "does not support reduce_scatter" not in str(exc):
+            raise
+    for rank, part in enumerate(slices):
+        dist.reduce(part, rank)
+    got.copy_(slices[run.rank])
+    return "reduce to each rank"
 
 
 def barrier(run):
@@ -307,6 +320,38 @@ def check_ddp_gradients(run):
     return f"as one process's, within {worst:.1g}"
 
 
+def check_one_process(run):
+    """Some steps of DDP over a DistributedSampler end where one process does that takes all the samples."""
+    steps, each = 4, 8
+    start = {name: value.clone() for name, value in run.model.module.state_dict().items()}
+    alone = build_model(0).to(run.device)
+    alone.load_state_dict(start)
+    together = [torch.optim.SGD(model.parameters(), lr=0.05) for model in (alone, run.model)]
+    samplers = [DistributedSampler(range(steps * each * run.world), run.world, rank, seed=SEED)
+                for rank in range(run.world)]
+    for sampler in samplers:
+        sampler.set_epoch(1)
+    orders = [list(sampler) for sampler in samplers]
+    for step in range(steps):
+        run.beat(f"step {step}")
+        batches = [order[step * each : (step + 1) * each] for order in orders]
+        everything = [index for batch in batches for index in batch]
+        pairs = zip((alone, run.model), together, (everything, batches[run.rank]))
+        for model, optimizer, indices in pairs:
+            images, labels = [part.to(run.device) for part in make_batch(indices)[:2]]
+            optimizer.zero_grad()
+            cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    worst = 0.0
+    for (name, want), got in zip(alone.named_parameters(), run.model.module.parameters()):
+        off = float((got - want).detach().norm() / want.detach().norm())
+        worst = max(worst, off)
+        if not off < 1e-3:
+            raise ProbeError("mismatch", f"after {steps} steps {name} is off by {off:.2g} (relative)")
+    run.model.module.load_state_dict(start)
+    return f"{steps} steps as one process's, within {worst:.1g}"
+
+
 def fixed_loss(run):
     """The model's loss on a fixed batch, the same one on every rank."""
     images, labels = [part.to(run.device) for part in make_batch(range(64))[:2]]
@@ -385,7 +430,7 @@ def check_shutdown(run):
 
 BEFORE = (check_torch, check_device, check_rendezvous, check_distinct_gpus)
 COLLECTIVES = (check_all_reduce, check_all_gather, check_broadcast, check_reduce_scatter)
-TRAINING = (check_ddp_init, check_ddp_gradients, check_train, check_samples, check_loss_falls)
+TRAINING = (check_ddp_init, check_ddp_gradients, check_one_process, check_train, check_samples, check_loss_falls)
 AFTER = (check_params_equal, check_shutdown)
 SPEED = (check_bus_bandwidth, check_speedup)
 CHECKS = BEFORE + COLLECTIVES + (check_barrier, check_dataloader_shm) + TRAINING + SPEED + AFTER

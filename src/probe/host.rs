@@ -119,6 +119,8 @@ impl Job {
             ))
             // `python -m` looks for modules in the working directory first: not among the user's.
             .current_dir(folder)
+            // What torchrun and killed ranks leave in a temporary folder goes with this one.
+            .env("TMPDIR", folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
