@@ -106,7 +106,7 @@ def summary(run):
 
 
 def check_torch(run):
-    """Whether this torch, with these GPUs, can do the job at all."""
+    """Whether this torch can do the job at all; asks CUDA for nothing, since that can hang."""
     if torch is None:
         raise ProbeError("no-torch", f"torch can't be imported: {IMPORT_ERROR}")
     name = f"torch {torch.__version__}"
@@ -120,6 +120,12 @@ def check_torch(run):
         raise ProbeError("cpu-torch", f"{name} is a CPU-only build")
     if not dist.is_nccl_available():
         raise ProbeError("no-nccl", f"{name} is built without NCCL")
+    return f"{name}, CUDA {torch.version.cuda}"
+
+
+def require_gpus(need):
+    """How many GPUs are visible; an error unless there are as many as ranks on this host."""
+    name = f"torch {torch.__version__}"
     if not torch.cuda.is_available():
         try:
             torch.cuda.init()
@@ -128,10 +134,10 @@ def check_torch(run):
             reason = str(exc)
         code = "driver-too-old" if "too old" in reason else "no-cuda"
         raise ProbeError(code, f"{name} finds no usable GPU: {reason}")
-    have, need = torch.cuda.device_count(), run.local_world or 1
+    have = torch.cuda.device_count()
     if have < need:
         raise ProbeError("too-few-gpus", f"{need} ranks on this host, {have} GPUs visible")
-    return f"{name}, CUDA {torch.version.cuda}, {have} GPUs visible"
+    return have
 
 
 def check_device(run):

@@ -4,8 +4,8 @@ imgbuild copies this file into a container (or runs it on the host) and launches
 
     python -m torch.distributed.run --standalone --nproc_per_node=N ddp_probe.py --backend nccl
 
-next to ddp_report.py, ddp_machine.py and ddp_speed.py, which it imports. Beyond these it needs the standard
-library and torch alone: Python 3.8+, torch 1.12+, numpy or not.
+next to ddp_report.py, ddp_machine.py, ddp_alone.py and ddp_speed.py, which it imports. Beyond these
+it needs the standard library and torch alone: Python 3.8+, torch 1.12+, numpy or not.
 
 Each rank writes one line on stdout, `IMGBUILD_PROBE_RANK {json}`, and rank 0 also writes
 `IMGBUILD_PROBE_SUMMARY {json}`; progress and tracebacks go to stderr. A rank that fails names the
@@ -31,6 +31,7 @@ import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
+from ddp_alone import check_device_alone, check_gpu_health
 from ddp_machine import CPU_NOTE, check_device, check_torch, shm_size, summary, torch
 from ddp_report import (
     CANNOT_RUN,
@@ -428,7 +429,7 @@ def check_shutdown(run):
     return "all ranks passed"
 
 
-BEFORE = (check_torch, check_device, check_rendezvous, check_distinct_gpus)
+BEFORE = (check_torch, check_device_alone, check_device, check_gpu_health, check_rendezvous, check_distinct_gpus)
 COLLECTIVES = (check_all_reduce, check_all_gather, check_broadcast, check_reduce_scatter)
 TRAINING = (check_ddp_init, check_ddp_gradients, check_one_process, check_train, check_samples, check_loss_falls)
 AFTER = (check_params_equal, check_shutdown)
@@ -448,6 +449,7 @@ def parse_args(argv):
     add("--worker-start", choices=("fork", "spawn", "forkserver"), default="fork")
     add("--shm-batch-mb", type=int, default=8, help="MiB a batch in the /dev/shm check (0: skip)")
     add("--min-efficiency", type=float, default=0, help="of scaling, 0 to 1 (0: any)")
+    add("--device-timeout", type=float, default=60, help="seconds for a step of a device by itself")
     add("--timeout", type=float, default=300, help="seconds for the whole run")
     add("--stall-timeout", type=float, default=60, help="seconds without progress")
     args = parser.parse_args(argv)

@@ -21,7 +21,7 @@ RANK_MARK, SUMMARY_MARK, SCHEMA = "IMGBUILD_PROBE_RANK", "IMGBUILD_PROBE_SUMMARY
 SHM = "/dev/shm"
 EXIT_FAILED, EXIT_CANNOT_RUN, EXIT_STALLED, EXIT_STOPPED = 1, 3, 124, 143
 CANNOT_RUN = {"no-torch", "no-distributed", "no-gloo", "no-nccl", "cpu-torch", "no-cuda"}
-CANNOT_RUN |= {"driver-too-old", "too-few-gpus", "arch", "bad-env"}
+CANNOT_RUN |= {"driver-too-old", "too-few-gpus", "arch", "bad-env", "gpu-hang"}
 SECONDARY = {"peer-lost", "terminated"}
 
 # An error torch raised gets the code of the first row that has one of its words.
@@ -132,9 +132,10 @@ class Run:
         self.started = self.moved = time.monotonic()
         self.step, self.where, self.parent = "start", "", os.getppid()
         self.checks, self.peers = [], []
+        self.gpu_wanted = args.backend == "nccl"
         self.device = self.gpu = self.model = self.data = self.history = None
         self.figures = dict.fromkeys(("samples_per_s", "loss_first", "loss_last", "params_sha256"))
-        self.figures["step_ms"] = []
+        self.figures.update(step_ms=[], gemm_tflops=None)
         self.speed = {"bandwidth": [], "transports": {}, "topology": [], "scaling": [], "model": None}
         self.evidence = list  # a function: lines that help to explain a failure
         self._report_once = threading.Lock()

@@ -63,7 +63,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         code: "cuda-mixed",
-        origins: &[GateError],
+        origins: &[GateError, Probe],
         what: "packages for different CUDA major versions are in one environment",
         why: "libraries of two CUDA majors are loaded into one process: a torch for CUDA 11 beside cuDNN for CUDA 12, \
               or conda's CUDA beside a wheel's of another major; symbols clash or libraries are not found",

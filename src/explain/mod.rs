@@ -166,6 +166,7 @@ mod tests {
     #[test]
     fn every_code_of_the_probe_is_here() {
         let programs = [
+            include_str!("../../templates/ddp_alone.py"),
             include_str!("../../templates/ddp_machine.py"),
             include_str!("../../templates/ddp_probe.py"),
             include_str!("../../templates/ddp_report.py"),

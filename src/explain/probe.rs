@@ -60,6 +60,21 @@ pub(super) const ENTRIES: &[Entry] = &[
         TORCH,
     ),
     entry(
+        "no-runtime",
+        "the daemon cannot give GPUs to containers",
+        "it has neither an NVIDIA runtime nor a CDI device of NVIDIA's",
+        "install nvidia-container-toolkit on the daemon's host, then: sudo nvidia-ctk runtime configure --runtime=docker \
+         && sudo systemctl restart docker",
+        DOCKER,
+    ),
+    entry(
+        "gpu-hang",
+        "one GPU by itself does not finish a simple kernel",
+        "a call into CUDA hangs: the GPU fell off the bus, or the driver waits for it",
+        "see dmesg for Xid messages and `nvidia-smi` for the GPU's state on the host; reset the GPU or restart the host",
+        "NVIDIA, GPU Debug Guidelines; XID Errors",
+    ),
+    entry(
         "no-cuda",
         "torch finds no usable GPU",
         "the container was given none, or the driver does not answer",

@@ -74,6 +74,13 @@ fn choose(wanted: u32, facts: &Facts, host: Option<&Host>, how: &str) -> Result<
     })
 }
 
+/// How many GPUs the daemon's host has, when that can be known.
+pub(super) fn visible(facts: &Facts) -> Option<u32> {
+    let told = facts.cdi_devices.iter().filter(|id| is_one_gpu(id)).count();
+    let told = (told > 0).then(|| u32::try_from(told).unwrap_or(u32::MAX));
+    facts.local.then(count_gpus).flatten().or(told)
+}
+
 /// `nvidia.com/gpu=0`, not `=all` nor a UUID of the same GPU.
 fn is_one_gpu(id: &str) -> bool {
     id.strip_prefix("nvidia.com/gpu=")
@@ -107,7 +114,7 @@ fn names_gpus(folder: &Path) -> bool {
 }
 
 /// `None` without a driver that tells: a GPU may still be reachable in a way unknown here.
-fn count_gpus() -> Option<u32> {
+pub(super) fn count_gpus() -> Option<u32> {
     if let Ok(entries) = fs::read_dir("/proc/driver/nvidia/gpus") {
         return u32::try_from(entries.count()).ok();
     }
@@ -122,7 +129,7 @@ fn not_run(what: impl Into<String>) -> Error {
 }
 
 fn no_runtime(why: &str) -> Error {
-    not_run("the Docker daemon cannot give GPUs to containers")
+    not_run("the Docker daemon cannot give GPUs to containers [no-runtime]")
         .why(why)
         .hint(format!(
             "install nvidia-container-toolkit on the daemon's host, then:\n\
@@ -133,7 +140,7 @@ fn no_runtime(why: &str) -> Error {
 
 fn too_few(wanted: u32, why: &str) -> Error {
     let gpus = if wanted == 1 { "GPU was" } else { "GPUs were" };
-    not_run(format!("{wanted} {gpus} asked for"))
+    not_run(format!("{wanted} {gpus} asked for [too-few-gpus]"))
         .why(why)
         .hint(format!(
             "ask for fewer with --gpus; see `nvidia-smi -L` there\n{CPU_WAY}"
@@ -172,7 +179,7 @@ pub(super) fn explain(refusal: &Refusal, image: &str, backend: Backend, how: &st
                 .hint(format!("see `nvidia-smi` on the daemon's host\n{CPU_WAY}"))
         }
         Backend::Gpus(_) if says(&["unsatisfied condition"]) => {
-            not_run("the host's NVIDIA driver is too old for this image")
+            not_run("the host's NVIDIA driver is too old for this image [driver-too-old]")
                 .why(message)
                 .hint("update the driver, or build the image with an older CUDA")
         }
@@ -300,7 +307,7 @@ mod tests {
             (
                 gpu,
                 "requirement error: unsatisfied condition: cuda>=12.9",
-                "driver is too old",
+                "[driver-too-old]",
             ),
             (
                 cpu,

@@ -2,6 +2,7 @@
 //! container's faults from the host's.
 
 use std::{
+    collections::HashMap,
     fs,
     net::TcpListener,
     os::unix::process::ExitStatusExt,
@@ -23,6 +24,7 @@ use tokio::{
 };
 
 use super::{
+    before::{Before, driver_here},
     gpus,
     output::Output,
     report::{Place, ProbeReport, RunFacts},
@@ -63,7 +65,12 @@ pub async fn probe_host(
     request: &ProbeRequest,
     reporter: &Reporter,
 ) -> Result<ProbeReport> {
+    let mut before = Before::start();
+    before.python(python);
     gpus::on_this_machine(request.backend)?;
+    before.gpus(request.backend, gpus::count_gpus());
+    before.driver(request.backend, driver_here().as_deref(), &HashMap::new())?;
+    before.found();
     let folder = tempfile::Builder::new()
         .prefix("imgbuild-probe-")
         .tempdir()
@@ -97,7 +104,7 @@ pub async fn probe_host(
         timeout: request.timeout,
         outcome,
     };
-    Ok(ProbeReport::new(facts, &output))
+    Ok(ProbeReport::new(facts, &output).after(before.checks()))
 }
 
 /// torchrun and its ranks, in a process group of their own.
@@ -222,7 +229,11 @@ fn rendezvous() -> Result<[String; 4]> {
     let port = TcpListener::bind(("127.0.0.1", 0))
         .and_then(|listener| listener.local_addr())
         .map_err(|e| {
-            Error::new(Exit::ProbeNotRun, "no port is free on the loopback address").why(e)
+            Error::new(
+                Exit::ProbeNotRun,
+                "no port is free on the loopback address [rendezvous]",
+            )
+            .why(e)
         })?
         .port();
     Ok([

@@ -5,6 +5,7 @@
 //! daemon, [`host`] with processes of this machine.
 
 mod advice;
+mod before;
 mod chart;
 mod gpus;
 mod host;

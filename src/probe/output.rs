@@ -49,6 +49,8 @@ pub struct RankResult {
     pub loss_last: Option<f64>,
     /// Each timed step of ResNet-50 on all ranks, in milliseconds.
     pub step_ms: Vec<f64>,
+    /// Its device's matrix products by itself, in 10^12 operations a second; bfloat16 on a GPU.
+    pub gemm_tflops: Option<f64>,
     /// SHA-256 over all parameters after training.
     pub params_sha256: Option<String>,
     /// The container's host name.
@@ -77,6 +79,8 @@ pub struct Gpu {
     pub capability: Option<String>,
     /// Memory in bytes.
     pub total_memory: Option<u64>,
+    /// What nvidia-smi complains of: ECC errors, pending row remaps, a reset that is due.
+    pub health: Vec<String>,
 }
 
 /// One named check.

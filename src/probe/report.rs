@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     advice,
-    output::{Output, RankResult, Summary},
+    output::{Check, Output, RankResult, Summary},
     spec::Backend,
 };
 use crate::docker::Outcome;
@@ -36,6 +36,9 @@ pub struct ProbeReport {
     /// What was probed, and where.
     #[serde(flatten)]
     pub place: Place,
+    /// The checks before the job, in order.
+    #[serde(default)]
+    pub before: Vec<Check>,
     /// From the job's start to its end, in seconds.
     pub seconds: f64,
     /// The job's exit status.
@@ -160,6 +163,7 @@ impl ProbeReport {
             backend: facts.backend.name().to_owned(),
             nproc,
             place: facts.place,
+            before: Vec::new(),
             seconds: (facts.outcome.wall.as_secs_f64() * 1000.0).round() / 1000.0,
             exit_code: facts.outcome.exit_code,
             timed_out: facts.outcome.timed_out,
@@ -181,6 +185,13 @@ impl ProbeReport {
             report.stderr = output.stderr_tail(STDERR_LINES);
         }
         report
+    }
+
+    /// The report with the checks that came before the job.
+    #[must_use]
+    pub(super) fn after(mut self, before: Vec<Check>) -> Self {
+        self.before = before;
+        self
     }
 
     /// Whether it passed.
@@ -261,6 +272,11 @@ impl ProbeReport {
         };
         let code = if outcome.oom_killed {
             "memory"
+        } else if self.ranks.is_empty() && mixed_cuda(output) {
+            "cuda-mixed"
+        } else if self.ranks.is_empty() && output.stderr_with(&["client socket has"]).is_some() {
+            // torchrun itself did not reach its own store (c10d's words since torch 1.12).
+            "rendezvous"
         } else if self.ranks.is_empty() && told.is_none() {
             "no-results"
         } else {
@@ -377,6 +393,13 @@ fn ended_by(code: i64) -> String {
         code if code < 0 => format!("was killed by signal {}", -code),
         code => format!("ended with status {code}"),
     }
+}
+
+/// Whether Python ended on CUDA libraries that do not belong together, as the dynamic linker words it.
+fn mixed_cuda(output: &Output) -> bool {
+    let linker = output.stderr_with(&["undefined symbol", "cannot open shared object file"]);
+    const CUDA: &[&str] = &["libcu", "libnv", "libnccl", "libtorch_cuda", "libc10_cuda"];
+    linker.is_some_and(|line| CUDA.iter().any(|name| line.contains(name)))
 }
 
 fn exit_words(code: Option<i64>) -> String {

@@ -170,9 +170,11 @@ fn no_ranks_at_all_shows_the_last_line() {
     run.stderr("ImportError: libcudart.so.12: cannot open shared object file");
     run.outcome.exit_code = Some(1);
     let (code, rank, message) = cause(&run);
-    assert_eq!((code.as_str(), rank), ("no-results", None));
+    assert_eq!((code.as_str(), rank), ("cuda-mixed", None));
     assert!(message.contains("libcudart"), "{message}");
     assert_eq!(report(&run).stderr.len(), 1);
+    run.stderr = vec!["ImportError: libpython3.so: undefined symbol: x".to_owned()];
+    assert_eq!(cause(&run).0, "no-results");
 }
 
 #[test]

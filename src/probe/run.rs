@@ -1,6 +1,9 @@
 //! Running a probe in a daemon.
 
+use std::collections::HashMap;
+
 use super::{
+    before::{Before, driver_here},
     gpus,
     output::Output,
     report::{DaemonInfo, ImageInfo, Place, ProbeReport, RunFacts},
@@ -29,6 +32,7 @@ pub struct Stored<'a> {
 /// What the daemon says about the image to probe.
 struct Found {
     id: String,
+    labels: HashMap<String, String>,
     wrapper: Option<String>,
 }
 
@@ -59,8 +63,15 @@ pub async fn probe(
     if request.backend.ranks() == 0 {
         return Err(Error::input("a probe needs at least one process"));
     }
+    let mut before = Before::start();
+    before.daemon(daemon);
     let gpus = gpus::plan(request, daemon)?;
+    before.gpu_runtime(gpus.as_ref());
+    before.gpus(request.backend, gpus::visible(&daemon.facts));
     let found = find_image(image, daemon, stored, reporter).await?;
+    let driver = daemon.facts.local.then(driver_here).flatten();
+    before.driver(request.backend, driver.as_deref(), &found.labels)?;
+    before.given(request, gpus.is_some());
     let spec = run_spec(request, &found.id, found.wrapper.as_deref(), gpus);
     let limits = Limits {
         wall: request.timeout,
@@ -100,7 +111,7 @@ pub async fn probe(
         timeout: request.timeout,
         outcome,
     };
-    Ok(ProbeReport::new(facts, &output))
+    Ok(ProbeReport::new(facts, &output).after(before.checks()))
 }
 
 async fn find_image(
@@ -148,10 +159,14 @@ async fn find_image(
 async fn inspect(daemon: &Daemon, name: &str) -> Result<Option<Found>> {
     match daemon.docker.inspect_image(name).await {
         Ok(image) => {
-            let labels = image.config.and_then(|config| config.labels);
+            let mut labels = image
+                .config
+                .and_then(|config| config.labels)
+                .unwrap_or_default();
             Ok(Some(Found {
                 id: image.id.unwrap_or_else(|| name.to_owned()),
-                wrapper: labels.and_then(|mut labels| labels.remove(ENTRYPOINT_LABEL)),
+                wrapper: labels.remove(ENTRYPOINT_LABEL),
+                labels,
             }))
         }
         Err(e) if docker::is_absent(&e) => Ok(None),

@@ -15,7 +15,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(8);
 const GIB: u64 = 1 << 30;
 const FOLDER: &str = "/tmp/imgbuild-probe";
 /// The job, next to what it imports.
-pub(super) const SCRIPTS: [(&str, &str); 4] = [
+pub(super) const SCRIPTS: [(&str, &str); 5] = [
     ("ddp_probe.py", include_str!("../../templates/ddp_probe.py")),
     (
         "ddp_report.py",
@@ -25,6 +25,7 @@ pub(super) const SCRIPTS: [(&str, &str); 4] = [
         "ddp_machine.py",
         include_str!("../../templates/ddp_machine.py"),
     ),
+    ("ddp_alone.py", include_str!("../../templates/ddp_alone.py")),
     ("ddp_speed.py", include_str!("../../templates/ddp_speed.py")),
 ];
 

@@ -25,6 +25,9 @@ impl fmt::Display for ProbeReport {
         if let Some(note) = &self.note {
             writeln!(f, "*** {note} ***")?;
         }
+        for check in &self.before {
+            writeln!(f, "{:<11}  {}", check.name, check.detail)?;
+        }
         writeln!(f)?;
         f.write_str(&table(self))?;
         if let Some(summary) = &self.summary {

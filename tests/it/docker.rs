@@ -291,7 +291,10 @@ fn probes_that_cannot_start() {
         "--load",
     ]);
     let cases: [(&[&str], &str); 4] = [
-        (&["probe", "it-docker:no-torch", "--gpus", "2"], "NVIDIA"),
+        (
+            &["probe", "it-docker:no-torch", "--gpus", "2"],
+            "[no-runtime]",
+        ),
         (
             &["probe", "it-docker:never-built", "--cpu"],
             "it-docker:never-built",

@@ -1,0 +1,320 @@
+//! `imgbuild probe --runtime host` with a real torch on CPUs, Debian's: what passes, and faults made here.
+
+mod catalogue;
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::support::{Project, fixture, run, source};
+
+const NOTE: &str = "CPU (gloo): proves the software path, not the GPUs";
+const REPORTS: [&str; 3] = ["report.html", "report.xml", "report.txt"];
+/// A node's environment: what the rest of a run leaves in `tmp` would be a leak.
+const TEMPORARY: &str = "tmp";
+
+/// A project whose `python` runs Debian's torch.
+fn project() -> Project {
+    run(Command::new(source("tests/support/need.sh")).arg("torchrun"));
+    let project = Project::new("name: x\ndependencies: []\n");
+    let torchrun = source("tests/support/debian_torch.py");
+    let python = format!(
+        "#!/bin/sh\nexec /usr/bin/python3 {} \"$@\"\n",
+        torchrun.display()
+    );
+    write_program(&project, "python", &python);
+    fs::create_dir(project.path(TEMPORARY)).unwrap();
+    let temporary = project.path(TEMPORARY);
+    project.with_env("TMPDIR", temporary)
+}
+
+fn write_program(project: &Project, name: &str, text: &str) {
+    project.write(name, text);
+    fs::set_permissions(project.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn command(project: &Project, flags: &[&str]) -> Command {
+    let mut command = project.command(env!("CARGO_BIN_EXE_imgbuild"));
+    command.args(["-q", "probe", "--runtime", "host", "--python"]);
+    command.arg(project.path("python")).args(flags);
+    command.args(["--format", "json"]);
+    for report in REPORTS {
+        command.args(["--report", report]);
+    }
+    command
+}
+
+/// The report on stdout, which the documented schema must accept.
+fn report(stdout: &str) -> Value {
+    let mut validator = Command::new(fixture("IMGBUILD_TEST_PYTHON"))
+        .arg(source("tests/support/validate.py"))
+        .arg(source("docs/probe-report.schema.json"))
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = validator.stdin.take().unwrap();
+    stdin.write_all(stdout.as_bytes()).unwrap();
+    drop(stdin);
+    assert!(validator.wait().unwrap().success(), "{stdout}");
+    serde_json::from_str(stdout).unwrap()
+}
+
+/// Whatever the verdict, a run on CPUs cannot be taken for one on GPUs.
+#[track_caller]
+fn says_cpu(project: &Project, report: &Value) {
+    assert_eq!(report["proves"], "software-path");
+    assert_eq!(report["note"], NOTE);
+    for name in REPORTS {
+        let text = fs::read_to_string(project.path(name)).unwrap();
+        assert!(text.contains(NOTE), "{name}: {text}");
+    }
+}
+
+#[track_caller]
+fn left_nothing(project: &Project) {
+    let left: Vec<_> = fs::read_dir(project.path(TEMPORARY)).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_pass_on_cpus() {
+    let project = project();
+    let output = project.output(&mut command(&project, &["--cpu", "--nproc", "2"]));
+    output.expect(0);
+    let report = report(&output.stdout);
+    assert_eq!(report["verdict"], "PASS");
+    says_cpu(&project, &report);
+    left_nothing(&project);
+    let names = |checks: &Value| -> Vec<String> {
+        let list = checks.as_array().unwrap();
+        list.iter()
+            .map(|check| check["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(
+        names(&report["before"]),
+        ["python", "gpus", "driver", "memlock", "shm"]
+    );
+    let checks = names(&report["ranks"][0]["checks"]);
+    for name in [
+        "device_alone",
+        "reduce_scatter",
+        "one_process",
+        "dataloader_shm",
+        "speedup",
+    ] {
+        assert!(
+            checks.iter().any(|check| check == name),
+            "{name}: {checks:?}"
+        );
+    }
+    assert!(report["ranks"][1]["gemm_tflops"].as_f64() > Some(0.0));
+}
+
+/// The processes of a run's ranks, once all of them are past their imports.
+fn ranks(imgbuild: u32, count: usize) -> Vec<(u32, String)> {
+    for _ in 0..600 {
+        let all: Vec<(u32, String)> = descendants(imgbuild)
+            .into_iter()
+            .filter_map(|pid| Some((pid, local_rank(pid)?)))
+            .collect();
+        if all.len() >= count {
+            return all;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the ranks did not start");
+}
+
+fn descendants(of: u32) -> Vec<u32> {
+    let path = format!("/proc/{of}/task/{of}/children");
+    let children = fs::read_to_string(path).unwrap_or_default();
+    let children = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok());
+    children
+        .flat_map(|pid| [vec![pid], descendants(pid)].concat())
+        .collect()
+}
+
+/// `LOCAL_RANK` of a process that is the job's script itself.
+fn local_rank(pid: u32) -> Option<String> {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+    if !line.contains("ddp_probe.py") || line.contains("torch.distributed.run") {
+        return None;
+    }
+    let environment = fs::read_to_string(format!("/proc/{pid}/environ")).ok()?;
+    let value = environment
+        .split('\0')
+        .find_map(|pair| pair.strip_prefix("LOCAL_RANK="))?;
+    Some(value.to_owned())
+}
+
+fn start(project: &Project, flags: &[&str]) -> Child {
+    let mut command = command(project, flags);
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn signal(pid: u32, signal: &str) {
+    run(Command::new("kill").args([signal, &pid.to_string()]));
+}
+
+fn end(child: Child) -> (Option<i32>, Value) {
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (output.status.code(), report(&text))
+}
+
+#[test]
+fn a_killed_rank_is_named() {
+    let project = project();
+    let child = start(&project, &["--cpu", "--nproc", "2"]);
+    let all = ranks(child.id(), 2);
+    let second = all.iter().find(|(_, rank)| rank == "1").unwrap();
+    signal(second.0, "-KILL");
+    let (status, report) = end(child);
+    assert_eq!(status, Some(4));
+    let failure = &report["failure"];
+    assert_eq!(failure["code"], "rank-missing", "{failure}");
+    assert_eq!(failure["rank"], 1, "{failure}");
+    assert!(
+        failure["message"].as_str().unwrap().contains("SIGKILL"),
+        "{failure}"
+    );
+    assert_eq!(report["missing_ranks"], serde_json::json!([1]));
+    says_cpu(&project, &report);
+    left_nothing(&project);
+}
+
+#[test]
+fn a_rank_that_stands_still_is_named() {
+    let project = project();
+    let child = start(&project, &["--cpu", "--nproc", "2", "--timeout", "15"]);
+    let all = ranks(child.id(), 2);
+    let second = all.iter().find(|(_, rank)| rank == "1").unwrap().0;
+    signal(second, "-STOP");
+    let (status, report) = end(child);
+    // Nobody else can end a stopped process, which does not see that its parent is gone.
+    let _ = Command::new("kill")
+        .args(["-KILL", &second.to_string()])
+        .status();
+    assert_eq!(status, Some(4));
+    let failure = &report["failure"];
+    assert_eq!(failure["code"], "timeout", "{failure}");
+    assert!(
+        failure["message"].as_str().unwrap().contains("rank 1"),
+        "{failure}"
+    );
+    says_cpu(&project, &report);
+}
+
+#[test]
+fn a_torch_for_cpus_is_no_gpu_pass() {
+    let project = project();
+    let output = project.output(&mut command(&project, &["--gpus", "1"]));
+    output.expect(4);
+    let report = report(&output.stdout);
+    assert_eq!(report["failure"]["code"], "cpu-torch");
+    assert_eq!(report["verdict"], "FAIL");
+    left_nothing(&project);
+}
+
+#[test]
+fn a_python_that_ends_gives_no_results() {
+    let project = project();
+    write_program(&project, "python", "#!/bin/sh\necho gone >&2\nexit 9\n");
+    let output = project.output(&mut command(&project, &["--cpu", "--nproc", "2"]));
+    output.expect(4);
+    let report = report(&output.stdout);
+    assert_eq!(report["failure"]["code"], "no-results");
+    says_cpu(&project, &report);
+}
+
+#[test]
+fn without_a_loopback_address_there_is_no_rendezvous() {
+    let project = project();
+    let inner = command(&project, &["--cpu", "--nproc", "2"]);
+    let mut outer = project.command("unshare");
+    outer
+        .arg("-n")
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    let output = project.output(&mut outer);
+    output.expect(4);
+    let report = report(&output.stdout);
+    assert_eq!(report["failure"]["code"], "rendezvous");
+    says_cpu(&project, &report);
+}
+
+/// Python lines after the job's modules are on the path; gives what they print.
+fn python(lines: &str) -> String {
+    let templates = source("templates");
+    let head =
+        format!("import sys\nsys.dont_write_bytecode = True\nsys.path.insert(0, {templates:?})\n");
+    run(Command::new("/usr/bin/python3").args(["-c", &(head + lines)]))
+}
+
+#[test]
+fn a_device_that_hangs_is_killed_and_named() {
+    let said = python(
+        "import time\n\
+         import ddp_alone, ddp_probe, ddp_report, multiprocessing\n\
+         ddp_alone.choose = lambda *_: time.sleep(3600)\n\
+         run = ddp_report.Run(ddp_probe.parse_args(['--backend', 'gloo', '--device-timeout', '1']), {}, dict)\n\
+         try:\n    run.check('device_alone', ddp_alone.check_device_alone)\n\
+         except ddp_report.ProbeError as error:\n    print(error.code, error)\n\
+         print(multiprocessing.active_children())",
+    );
+    assert_eq!(
+        said,
+        "gpu-hang device 0 did not finish start within 1 s\n[]\n"
+    );
+}
+
+#[test]
+fn ranks_without_an_address_have_a_bad_environment() {
+    let mut rank = Command::new("/usr/bin/python3");
+    rank.env_clear().envs([
+        ("RANK", "0"),
+        ("WORLD_SIZE", "2"),
+        ("PYTHONDONTWRITEBYTECODE", "1"),
+    ]);
+    rank.arg(source("templates/ddp_probe.py"))
+        .args(["--backend", "gloo"]);
+    let output = crate::support::Output::of(&mut rank);
+    output.expect(3);
+    assert!(
+        output.stdout.contains(r#""code":"bad-env""#),
+        "{}",
+        output.stdout
+    );
+}
+
+/// The recorded runs in docs/runs are of earlier versions: their fields still mean the same.
+#[test]
+fn recorded_runs_are_there() {
+    let folder = source("docs/runs");
+    let table = fs::read_to_string(folder.join("README.md")).unwrap();
+    let recorded = fs::read_dir(&folder).unwrap().flatten();
+    let recorded =
+        recorded.filter(|entry| Path::new(&entry.file_name()).extension() == Some("json".as_ref()));
+    for entry in recorded {
+        let name = entry.file_name().into_string().unwrap();
+        assert!(table.contains(&name), "{name}");
+        let run: Value = serde_json::from_slice(&fs::read(entry.path()).unwrap()).unwrap();
+        assert_eq!(run["schema"], 1, "{name}");
+        assert_eq!(run["proves"], "gpus", "{name}");
+    }
+}
