@@ -78,10 +78,10 @@ def finite(value, digits=4):
     return round(value, digits) if value is not None and math.isfinite(value) else None
 
 
-def attempt(function, *args):
+def attempt(function, *args, **options):
     """The function's value, or None where it fails: for facts that are nice to have."""
     try:
-        return function(*args)
+        return function(*args, **options)
     except Exception:
         return None
 
