@@ -35,11 +35,11 @@ need_rust() {
     exit 2
 }
 
-# make_fixtures SET: the channel and the base, in the background; its output waits in a log until it is asked for.
+# make_fixtures SET: the channel and the bases, in the background; its output waits in a log until it is asked for.
 make_fixtures() {
     (
         "$support/make_channel.py" --set "$1" --out "$fixtures/channel" --cache "$cache" &&
-            "$support/make_base.sh" "$fixtures/base"
+            "$support/make_base.sh" "$fixtures/base" && "$support/make_base.sh" "$fixtures/base-arm64" arm64
     ) >"$fixtures/fixtures.log" 2>&1 </dev/null &
     fixtures_pid=$!
     background+=("$fixtures_pid")

@@ -1,12 +1,14 @@
 #!/bin/bash
 # Makes a minimal Debian 12 base image with mmdebstrap, the same bytes for the same packages.
 #
-#     make_base.sh OUT     -> OUT (OCI layout folder), OUT.oci.tar (OCI archive), OUT.docker.tar (docker-archive)
+#     make_base.sh OUT [ARCH]  -> OUT (OCI layout folder), OUT.oci.tar (OCI archive), OUT.docker.tar (docker-archive)
 #
+# For another ARCH than amd64 the packages are unpacked and nothing of them is run.
 # It holds what a conda environment needs from its system and nothing else: libc, bash, libstdc++ and libgcc.
 set -euo pipefail
 
-out=${1:?usage: make_base.sh OUT}
+out=${1:?usage: make_base.sh OUT [ARCH]}
+arch=${2:-amd64}
 here=$(cd "$(dirname "$0")" && pwd)
 suite=bookworm
 cache=${IMGBUILD_FIXTURES_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/imgbuild-fixtures}
@@ -18,13 +20,13 @@ out=$(cd "$(dirname "$out")" && pwd)/$(basename "$out")
 versions=$(cd "$here" && python3 -c '
 import sys
 from channel.debs import Suite
-for deb in sorted(Suite(sys.argv[1], sys.argv[2]).fetch(sys.argv[3:]).values(), key=lambda d: d.name):
-    print(deb.key)' "$cache" "$suite" libc6 bash coreutils base-files libstdc++6 libgcc-s1)
-key=$(printf '%s\n' "$versions" | cat - "$0" "$here/oci_layout.py" | sha256sum | cut -c1-24)
+for deb in sorted(Suite(*sys.argv[1:4]).fetch(sys.argv[4:]).values(), key=lambda d: d.name):
+    print(deb.key)' "$cache" "$suite" "$arch" libc6 bash coreutils base-files libstdc++6 libgcc-s1)
+key=$(printf '%s\n' "$arch" "$versions" | cat - "$0" "$here/oci_layout.py" | sha256sum | cut -c1-24)
 tarball=$cache/base/$key.tar
 
 if [ ! -e "$tarball" ]; then
-    echo "make_base: Debian $suite with mmdebstrap" >&2
+    echo "make_base: Debian $suite for $arch with mmdebstrap" >&2
     # Debian's own release date of the newest file would do as well; a fixed one never moves.
     export SOURCE_DATE_EPOCH=1700000000
     security=$(cd "$here" && python3 -c '
@@ -37,8 +39,12 @@ if security: print(f"deb {security} bookworm-security main")')
     printf '%s\n' "$security" > "$work/sources.list"
     mode=auto
     [ "$(id -u)" = 0 ] && mode=root
-    mmdebstrap --quiet --mode="$mode" --variant=essential --architectures=amd64 \
-        --include=libstdc++6,libgcc-s1 \
+    what=(--variant=essential --include=libstdc++6,libgcc-s1)
+    [ "$arch" = amd64 ] || what=(--variant=extract --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr
+        --include=libc6,bash,coreutils,base-files,libstdc++6,libgcc-s1
+        --extract-hook='cd "$1" && ln -s bash usr/bin/sh && mkdir opt &&
+            rm -rf etc/hostname etc/resolv.conf etc/apt/sources.list.d/* var/cache/* var/lib/apt/lists/*')
+    mmdebstrap --quiet --mode="$mode" --architectures="$arch" "${what[@]}" \
         --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
         --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
@@ -49,5 +55,5 @@ if security: print(f"deb {security} bookworm-security main")')
     mv "$work/rootfs.tar" "$tarball.new.$$"
     mv "$tarball.new.$$" "$tarball"
 fi
-python3 "$here/oci_layout.py" "$tarball" "$out"
+python3 "$here/oci_layout.py" "$tarball" "$out" "$arch"
 echo "make_base: $out, $out.oci.tar, $out.docker.tar" >&2

@@ -3,8 +3,9 @@
 
     make_channel.py --set small|torch|all --out DIR [--cache DIR]
 
-small holds Python 3.11 with its libraries, numpy and some twenty other packages, and the crafted ones; torch adds
-PyTorch with CUDA (about 3 GB of downloads, kept in the cache); all adds Python 3.9.
+small holds Python 3.11 with its libraries, numpy and some twenty other packages, the crafted ones, and Python and numpy
+for arm64 (made of Debian's and PyPI's files for it, without running any of them); torch adds PyTorch with CUDA (about
+3 GB of downloads, kept in the cache); all adds Python 3.9.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def write_repodata(folder, subdir, records):
 def build(which, out, cache):
     """Makes what is not in the cache, puts everything in place and writes the indexes last."""
     store = Store(cache)
-    channel = {"linux-64": {}, "noarch": {}}
+    channel = {"linux-64": {}, "linux-aarch64": {}, "noarch": {}}
     for subdir in channel:
         os.makedirs(os.path.join(out, subdir), exist_ok=True)
     for recipe in recipes(which, cache, pip_command(cache)):

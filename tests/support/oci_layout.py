@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Turns a root file system tar into an OCI layout folder, an OCI archive and a docker-archive of one layer.
 
-    oci_layout.py ROOTFS.tar OUT     -> OUT/, OUT.oci.tar, OUT.docker.tar
+    oci_layout.py ROOTFS.tar OUT [ARCHITECTURE]     -> OUT/, OUT.oci.tar, OUT.docker.tar
 """
 
 import gzip
@@ -47,7 +47,9 @@ def add(tar, name, data):
 
 def main():
     """Reads the command line."""
-    source, out = sys.argv[1:]
+    source, out, architecture = [*sys.argv[1:], "amd64"][:3]
+    # As Debian's own images say it.
+    platform = {"architecture": architecture, "os": "linux", **({"variant": "v8"} if architecture == "arm64" else {})}
     raw = io.BytesIO()
     normalised(source, raw)
     layer_tar = raw.getvalue()
@@ -61,7 +63,7 @@ def main():
 
     as_json = lambda value: json.dumps(value, sort_keys=True).encode()
     config = {
-        "architecture": "amd64", "os": "linux", "created": CREATED,
+        **platform, "created": CREATED,
         "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"],
                    "Cmd": ["bash"], "Labels": {"org.example.base": "debian-12"}},
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer_tar).hexdigest()]},
@@ -72,7 +74,7 @@ def main():
     manifest = {"schemaVersion": 2, "mediaType": f"{OCI}.manifest.v1+json", "config": config_blob, "layers": layers,
                 "annotations": {"org.opencontainers.image.title": "debian-base",
                                 "org.opencontainers.image.version": "12"}}
-    entry = blob(f"{OCI}.manifest.v1+json", as_json(manifest), platform={"architecture": "amd64", "os": "linux"},
+    entry = blob(f"{OCI}.manifest.v1+json", as_json(manifest), platform=platform,
                  annotations={"org.opencontainers.image.ref.name": "latest"})
     index = as_json({"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": [entry]})
     files = {"oci-layout": as_json({"imageLayoutVersion": "1.0.0"}), "index.json": index,

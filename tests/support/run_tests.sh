@@ -11,7 +11,7 @@ step "what the tests need"
 need_rust
 python=$("$support/venv.sh" "$cache")
 
-step "fixtures in the background: a channel with PyTorch, Python 3.11 and 3.9; a Debian base"
+step "fixtures in the background: a channel with PyTorch, Python 3.11 and 3.9, and some of it for arm64; Debian bases"
 make_fixtures all
 
 step "cargo fmt"
@@ -41,6 +41,7 @@ IMGBUILD_TEST_CHANNEL_DIR=$fixtures/channel RUNS=20000 tests/fuzz/run.sh
 step "daemons"
 start_daemons
 export IMGBUILD_TEST_CHANNEL_DIR=$fixtures/channel IMGBUILD_TEST_BASE=$fixtures/base IMGBUILD_TEST_PYTHON=$python
+export IMGBUILD_TEST_BASE_ARM64=$fixtures/base-arm64
 export IMGBUILD_TEST_REGISTRY=$REGISTRY IMGBUILD_TEST_REGISTRY_AUTH=$REGISTRY_AUTH
 export IMGBUILD_TEST_SUPPORT=$support IMGBUILD_TEST_UV=${python%/*}/uv IMGBUILD_TEST_WHEELS=$cache/wheels
 echo "DOCKER_HOST=$DOCKER_HOST registry=$REGISTRY" >&2

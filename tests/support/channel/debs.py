@@ -15,7 +15,7 @@ from .store import die, file_sha256, run, say
 
 LISTS_MAX_AGE_S = 24 * 3600
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-LIB_DIRS = ("usr/lib/x86_64-linux-gnu/", "lib/x86_64-linux-gnu/")
+LIB_DIRS = tuple(f"{top}lib/{machine}-linux-gnu/" for machine in ("x86_64", "aarch64") for top in ("usr/", ""))
 
 
 class NoSuite(Exception):
@@ -89,11 +89,11 @@ def mirrors():
 
 
 class Suite:
-    """An apt root for one Debian suite."""
+    """An apt root for one Debian suite and one architecture, which need not be the machine's."""
 
-    def __init__(self, cache, name):
+    def __init__(self, cache, name, architecture="amd64"):
         self.name = name
-        self.root = os.path.join(cache, "apt", name)
+        self.root = os.path.join(cache, "apt", name if architecture == "amd64" else f"{name}-{architecture}")
         self.debs = os.path.join(cache, "debs")
         for folder in ("state/lists/partial", "cache/archives/partial", "etc/sources.list.d", "etc/preferences.d",
                        "etc/apt.conf.d", "etc/trusted.gpg.d"):
@@ -102,7 +102,7 @@ class Suite:
         self.apt = ["apt-get", "-q", "-o", f"Dir::Etc={self.root}/etc", "-o", f"Dir::State={self.root}/state",
                     "-o", f"Dir::State::status={self.root}/state/status", "-o", f"Dir::Cache={self.root}/cache",
                     "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3",
-                    "-o", "APT::Architecture=amd64", "-o", "APT::Architectures=amd64",
+                    "-o", f"APT::Architecture={architecture}", "-o", f"APT::Architectures={architecture}",
                     "-o", "Acquire::Check-Valid-Until=false"]
 
     def update(self):

@@ -90,7 +90,7 @@ def undebianised(path, data, minor, placeholder):
                              r"prefix_scheme = 'posix_local'\n", "    prefix_scheme = 'posix_prefix'\n", path)
         return text.encode(), None
     if re.fullmatch(r"_sysconfigdata__.*\.py", name):
-        text = data.decode().replace("/usr/lib/x86_64-linux-gnu", "/usr/lib")
+        text = re.sub(r"/usr/lib/(x86_64|aarch64)-linux-gnu", "/usr/lib", data.decode())
         text = re.sub(r"(?<![\w.])/usr(?!/bin/)(?=[/' ])", placeholder, text)
         return text.encode(), placeholder
     return data, None
@@ -110,7 +110,7 @@ def standard_library(debs, minor, placeholder):
                     continue
             elif path == f"usr/bin/python{minor}":
                 target = f"bin/python{minor}"
-            elif re.match(r"usr/lib/x86_64-linux-gnu/libpython[^/]*$", path):
+            elif re.match(r"usr/lib/[^/]+-linux-gnu/libpython[^/]*$", path):
                 target = "lib/" + os.path.basename(path)
             elif re.match(r"usr/share/man/man1/py[^/]*\.gz$", path):
                 target = path.removeprefix("usr/")
@@ -127,10 +127,11 @@ def standard_library(debs, minor, placeholder):
     return entries
 
 
-def recipe(cache, minor, suite, form):
-    """The recipe of `python` for one minor version."""
-    interpreter = Interpreter(cache, minor, suite)
-    debs = [interpreter.debs[n] for n in deb_names(minor)]
+def recipe(cache, minor, suite, form, interpreter=None):
+    """The recipe of `python` for one minor version; `interpreter` compiles it where its own cannot run here."""
+    interpreter = interpreter or Interpreter(cache, minor, suite)
+    fetched = suite.fetch(deb_names(minor))
+    debs = [fetched[n] for n in deb_names(minor)]
     debs.append(suite.fetch(["python3-distutils"])["python3-distutils"])
     keys = [d.key for d in debs]
     abi = "cp" + minor.replace(".", "")

@@ -2,7 +2,7 @@
 
 import os
 
-from . import crafted, native, python_deb, wheels
+from . import arm64, crafted, native, python_deb, wheels
 from .debs import NoSuite, Suite
 from .store import Recipe, say
 
@@ -13,7 +13,7 @@ TORCH_MORE = ["__cuda", "numpy >=1.23"]
 
 
 def small(cache, pip):
-    """(recipes, interpreter): Python 3.11 and what it needs, a dozen wheels, the crafted packages."""
+    """(recipes, interpreter): Python 3.11 and what it needs, a dozen wheels, the crafted packages; some for arm64."""
     suite = Suite(cache, "bookworm")
     python, interpreter = python_deb.recipe(cache, "3.11", suite, ".conda")
     pins = wheels.Pins(cache, os.path.join(PINS, "small.txt"), "3.11", pip)
@@ -25,7 +25,7 @@ def small(cache, pip):
         more = ["setuptools", "wheel"] if name == "pip" else []
         made.append(wheels.recipe(pins, name, interpreter, ".tar.bz2" if name in TAR_BZ2 else ".conda", more=more,
                                   info_last=name == "networkx"))
-    return made + crafted.recipes(), interpreter
+    return made + crafted.recipes() + arm64.recipes(cache, interpreter, pip), interpreter
 
 
 def torch(cache, pip, interpreter):
