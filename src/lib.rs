@@ -21,6 +21,7 @@ pub mod gate;
 pub mod image;
 pub mod layer;
 pub mod lock;
+pub mod machine;
 pub mod package;
 pub mod plan;
 pub mod probe;

@@ -5,8 +5,9 @@ use std::{fs, path::Path};
 use imgbuild::{
     digest::Digest,
     lock::{self, Lock, LockedEnv},
+    machine::Machine,
 };
-use rattler_conda_types::{PackageName, RepoDataRecord, Subdir};
+use rattler_conda_types::{PackageName, RepoDataRecord};
 use rattler_digest::{Sha256, parse_digest_from_hex};
 
 use crate::Failure;
@@ -70,7 +71,8 @@ pub(crate) fn write(
             env,
             ..start.clone()
         };
-        let text = lock::render(&lock, Subdir::Linux64, &folder).map_err(|e| e.to_string())?;
+        let text = lock::render(&lock::Locks::from([(Machine::Amd64, lock)]), &folder)
+            .map_err(|e| e.to_string())?;
         fs::write(folder.join(format!("{update:04}.lock.yml")), text)?;
     }
     Ok(())

@@ -63,11 +63,15 @@ pub(super) fn libc_of(path: &str, content: impl Read) -> io::Result<Option<Libc>
     }
 }
 
-/// Where the loader of linux-64 looks (ld.so(8)), with Debian's multiarch folders; a libc
-/// elsewhere is a cross compiler's or another environment's.
+/// Where the loaders of 64-bit Linux look (ld.so(8)), with Debian's multiarch folders; a libc
+/// elsewhere is a cross compiler's or another environment's. Two of one base have one version:
+/// packages that Debian marks `Multi-Arch: same` are installed in lockstep.
 fn is_library_folder(folder: &str) -> bool {
     let folder = folder.strip_prefix("usr/").unwrap_or(folder);
-    matches!(folder, "lib" | "lib64" | "lib/x86_64-linux-gnu")
+    matches!(
+        folder,
+        "lib" | "lib64" | "lib/x86_64-linux-gnu" | "lib/aarch64-linux-gnu"
+    )
 }
 
 /// The version behind the banner, in constant memory.
@@ -148,6 +152,7 @@ mod tests {
     #[test]
     fn names_say_it_as_well() {
         assert_eq!(of("lib/x86_64-linux-gnu/libc-2.31.so", b""), glibc("2.31"));
+        assert_eq!(of("lib/aarch64-linux-gnu/libc-2.31.so", b""), glibc("2.31"));
         assert_eq!(of("usr/lib64/libc-2.17.so", b""), glibc("2.17"));
         assert_eq!(of("lib/ld-musl-x86_64.so.1", b""), Some(Libc::Musl));
     }

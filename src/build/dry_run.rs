@@ -62,7 +62,7 @@ pub fn dry_run(spec: &ImageSpec, lock: &Lock, known: &Planned<'_>) -> Result<Bui
         drafts: Vec::new(),
         unsurveyed: false,
     };
-    for site in sites(spec, lock, base_layers, tree)? {
+    for site in sites(spec, lock, (base_layers, tree), &[])? {
         let survey = surveyed(&site, store, cache_from)?;
         if let Some(survey) = &survey {
             check_overwrites(survey, spec.pip_overwrites)?;

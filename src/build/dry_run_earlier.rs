@@ -8,7 +8,8 @@ use crate::{
     cache_from::CacheFrom,
     diff::Recipe,
     digest::Digest,
-    image::Manifest,
+    image::{Index, Manifest},
+    machine::Machine,
     spec::ImageSpec,
     store::{Store, StoredImage},
 };
@@ -28,17 +29,21 @@ impl Before {
     /// first one that layers are taken over from.
     pub fn find(spec: &ImageSpec, store: &Store, cache_from: &CacheFrom) -> Option<Self> {
         let mut tags = spec.tags.iter();
-        let tagged = tags.find_map(|tag| Self::read(tag.clone(), store.image(tag)?, store));
+        let tagged =
+            tags.find_map(|tag| Self::read(tag.clone(), &store.image(tag)?, spec.machine, store));
         let last = || {
             let file = &spec.env.file;
             let last = store.last_build(Path::new(file))?;
-            Self::read(format!("the last build of {file}"), last, store)
+            let name = format!("the last build of {file}");
+            Self::read(name, &last, spec.machine, store)
         };
-        tagged.or_else(last).or_else(|| Self::remote(cache_from))
+        tagged
+            .or_else(last)
+            .or_else(|| Self::remote(spec.machine, cache_from))
     }
 
-    fn remote(cache_from: &CacheFrom) -> Option<Self> {
-        let (name, image) = cache_from.first()?;
+    fn remote(machine: Machine, cache_from: &CacheFrom) -> Option<Self> {
+        let (name, image) = cache_from.first(machine)?;
         Some(Self {
             earlier: Earlier {
                 name: name.to_owned(),
@@ -50,14 +55,21 @@ impl Before {
         })
     }
 
-    fn read(name: String, image: StoredImage, store: &Store) -> Option<Self> {
+    fn read(name: String, image: &StoredImage, machine: Machine, store: &Store) -> Option<Self> {
         let bytes = store.read_blob(&image.manifest).ok()?;
+        let (digest, bytes) = match Index::parse(&bytes) {
+            Err(_) => (image.manifest, bytes),
+            Ok(index) => {
+                let digest = index.of(machine)?.digest;
+                (digest, store.read_blob(&digest).ok()?)
+            }
+        };
         let manifest = Manifest::parse(&bytes).ok()?;
-        let recipe: Option<Recipe> = store.recipe(&image.manifest);
+        let recipe: Option<Recipe> = store.recipe(&digest);
         Some(Self {
             earlier: Earlier {
                 name,
-                digest: image.manifest,
+                digest,
                 known: recipe.is_some(),
             },
             recipe,

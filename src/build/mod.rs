@@ -68,6 +68,8 @@ pub struct Tools<'a> {
     pub threads: usize,
     /// Earlier images whose layers are taken over.
     pub cache_from: &'a CacheFrom,
+    /// Environments for this machine, which lend their Python to compile for other machines.
+    pub natives: &'a [LockedEnv],
 }
 
 impl Tools<'_> {
@@ -97,7 +99,7 @@ impl Tools<'_> {
 pub fn build(spec: &ImageSpec, lock: &Lock, ground: &Ground, tools: &Tools<'_>) -> Result<Image> {
     let Ground { image: base, tree } = ground;
     let code = code(spec, tree)?;
-    let sites = sites(spec, lock, base.layers.len(), tree)?;
+    let sites = sites(spec, lock, (base.layers.len(), tree), tools.natives)?;
     for site in sites.iter().filter(|_| spec.compile) {
         if let Some(unknown) = pyc::unknown(site.locked) {
             tools.reporter.warn(unknown);
@@ -157,18 +159,21 @@ fn code(spec: &ImageSpec, tree: &BaseTree) -> Result<Option<Code>> {
     }))
 }
 
-/// The prefixes of the image, the Miniconda base first.
+/// The prefixes of the image, the Miniconda base first. Of the base image the number of its layers
+/// and its folders are known.
 fn sites<'a>(
     spec: &'a ImageSpec,
     lock: &'a Lock,
-    base_layers: usize,
-    tree: &BaseTree,
+    (base_layers, tree): (usize, &BaseTree),
+    natives: &'a [LockedEnv],
 ) -> Result<Vec<Site<'a>>> {
     let budget = budget(spec, base_layers)?;
     let site = |locked: &'a LockedEnv, path: &str, specs: &[Spec], role| {
         let place = Place::resolve(tree, path)?;
-        let prefix = Prefix::new(path, &place.root, locked)?;
-        let compiler = spec.compile.then(|| Compiler::new(locked, &prefix));
+        let prefix = Prefix::new(path, &place.root, locked, spec.machine)?;
+        let compiler = spec
+            .compile
+            .then(|| Compiler::new(locked, &prefix, natives));
         Ok(Site {
             compiler: compiler.flatten(),
             prefix,
@@ -279,7 +284,7 @@ fn settings(
         annotations: spec.annotations.clone(),
         base_name,
         created,
-        architecture: "amd64".into(),
+        machine: spec.machine,
         ..ImageSettings::default()
     }
 }

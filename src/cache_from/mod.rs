@@ -21,8 +21,10 @@ use crate::{
     digest::Digest,
     error::Error,
     image::{Image, KEY_ANNOTATION, Layer},
+    machine::Machine,
     package::Survey,
     registry::remote::parse_reference,
+    report::Reporter,
     store::BuiltLayer,
 };
 
@@ -53,25 +55,29 @@ struct Earlier {
 }
 
 impl CacheFrom {
-    /// Reads what these references say: manifests and configs, no layer. One that cannot be read
-    /// is left out, with a warning if it was named.
-    pub async fn read(wanted: &[Wanted], loader: &Loader) -> Self {
+    /// Reads what these references say to each platform's loader: manifests and configs, no layer.
+    /// One that cannot be read is left out, with a warning if it was named.
+    pub async fn read(wanted: &[Wanted], loaders: &[Loader]) -> Self {
         let mut images: Vec<Earlier> = Vec::new();
+        let mut problems: Vec<(bool, String)> = Vec::new();
         for Wanted { reference, implied } in wanted {
-            match Earlier::read(reference, loader).await {
-                Ok(Some(image)) => images.push(image),
-                Ok(None) if *implied => {}
-                Ok(None) => loader.reporter.warn(format_args!(
-                    "--cache-from {reference}: there is no such image"
-                )),
-                Err(e) => {
-                    let line = format!("--cache-from {reference} is not used: {}", in_a_line(&e));
-                    match implied {
-                        true => loader.reporter.step(line),
-                        false => loader.reporter.warn(line),
+            for loader in loaders {
+                let problem = match Earlier::read(reference, loader).await {
+                    Ok(Some(image)) if images.iter().any(|known| known.is(&image)) => continue,
+                    Ok(Some(image)) => {
+                        images.push(image);
+                        continue;
                     }
-                }
+                    Ok(None) if *implied => continue,
+                    Ok(None) => format!("--cache-from {reference}: there is no such image"),
+                    Err(e) => format!("--cache-from {reference} is not used: {}", in_a_line(&e)),
+                };
+                problems.push((*implied, problem));
             }
+        }
+        problems.dedup();
+        if let Some(loader) = loaders.first() {
+            tell(&problems, &loader.reporter);
         }
         Self { images }
     }
@@ -123,9 +129,10 @@ impl CacheFrom {
         grounds.next()
     }
 
-    /// The first image's name, digest and layers.
-    pub fn first(&self) -> Option<(&str, &Image)> {
-        let first = self.images.first()?;
+    /// The name of the first image that is for a machine, and the image.
+    pub fn first(&self, machine: Machine) -> Option<(&str, &Image)> {
+        let mut images = self.images.iter();
+        let first = images.find(|earlier| earlier.image.is_for(machine))?;
         Some((&first.name, &first.image))
     }
 
@@ -141,6 +148,16 @@ impl CacheFrom {
             .iter()
             .filter_map(|earlier| Some((earlier.blob(digest)?, earlier.name.as_str())));
         found.next()
+    }
+}
+
+/// What nobody asked for by name is no reason for a warning.
+fn tell(problems: &[(bool, String)], reporter: &Reporter) {
+    for (implied, problem) in problems {
+        match implied {
+            true => reporter.step(problem),
+            false => reporter.warn(problem),
+        }
     }
 }
 
@@ -162,6 +179,10 @@ impl Earlier {
             notes,
             image,
         }))
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.name == other.name && self.image.digest == other.image.digest
     }
 
     fn blob(&self, digest: &Digest) -> Option<&Layer> {

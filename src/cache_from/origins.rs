@@ -47,9 +47,9 @@ impl<'a> Origins<'a> {
         }
     }
 
-    /// Of a layer that a build took over, or that is the base's. `base` is the base image.
+    /// Of the layers that a build took over, or that are the base's. `base` is the base image.
     pub fn of(
-        image: &Image,
+        images: &[Image],
         cache_from: &CacheFrom,
         base: &BaseSource,
         loader: &'a Loader,
@@ -77,7 +77,8 @@ impl<'a> Origins<'a> {
                 taken_over,
             })
         };
-        let of = image.layers.iter().filter_map(|layer| {
+        let layers = images.iter().flat_map(|image| &image.layers);
+        let of = layers.filter_map(|layer| {
             let mine = layer.unpacked.is_some();
             let origin = (!mine).then(|| origin(layer)).flatten()?;
             Some((layer.digest, origin))

@@ -15,6 +15,7 @@ use crate::{
     gate::{Driver, Fleet, Gpu},
     layer::Compression,
     lock,
+    machine::Machine,
     sink::Output,
     spec::{CodeSpec, LockChoice, MinicondaChoice, Overrides, ProbeSpec, check, words},
 };
@@ -79,6 +80,10 @@ pub(super) struct LockArgs {
     /// How channels compete [default: condarc's, else strict].
     #[arg(long, value_name = "HOW", value_enum)]
     pub channel_priority: Option<Priority>,
+    /// Lock for linux/amd64, linux/arm64, or both: linux/amd64,linux/arm64 [default: what the lock
+    /// has, else what the environment file lists, else linux/amd64].
+    #[arg(long = "platform", value_name = "OS/ARCH", value_delimiter = ',')]
+    pub platforms: Vec<Machine>,
     /// The base image [default: docker.io/library/debian:bookworm-slim].
     #[arg(long, value_name = "IMAGE")]
     pub base: Option<BaseSource>,
@@ -143,6 +148,10 @@ pub(super) struct BuildArgs {
     /// Name the image; may be given more than once.
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     pub tags: Vec<String>,
+    /// Build for linux/amd64, linux/arm64, or both, under one index: linux/amd64,linux/arm64
+    /// [default: linux/amd64].
+    #[arg(long = "platform", value_name = "OS/ARCH", value_delimiter = ',')]
+    pub platforms: Vec<Machine>,
     /// Load the image into the Docker daemon.
     #[arg(long)]
     pub load: bool,
@@ -324,6 +333,9 @@ pub(super) struct DiffArgs {
     pub right: String,
     #[command(flatten)]
     pub choice: ChoiceArgs,
+    /// Which of their platforms is compared.
+    #[arg(long, value_name = "OS/ARCH", default_value_t = Machine::Amd64)]
+    pub platform: Machine,
     /// How to print what is different.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -413,9 +425,12 @@ impl ChoiceArgs {
 }
 
 impl LockArgs {
-    pub(super) fn overrides(&self) -> Overrides {
+    /// What is set, where these platforms are locked already.
+    pub(super) fn overrides(&self, locked: Vec<Machine>) -> Overrides {
         Overrides {
             config: self.config.clone(),
+            machines: self.platforms.clone(),
+            locked: Some(locked),
             lock: self.choice.choice(),
             miniconda: miniconda(self.miniconda),
             cuda: cuda(self.cuda.as_ref()),
@@ -431,6 +446,8 @@ impl BuildArgs {
     pub(super) fn overrides(&self) -> Overrides {
         Overrides {
             config: self.config.clone(),
+            machines: self.platforms.clone(),
+            locked: None,
             lock: self.choice.choice(),
             base: self.base.clone(),
             tags: self.tags.clone(),

@@ -8,11 +8,10 @@ use tokio::runtime::Runtime;
 
 use super::{
     args::{DiffArgs, Format},
-    lock_file::PLATFORM,
     print, runtime, stoppable, stored, warn_all,
 };
 use crate::{
-    base::{BaseImage, BaseLayer, BaseSource, Loader, Platform, media},
+    base::{BaseImage, BaseLayer, BaseSource, Loader, media},
     build::{BuildPlan, of_plan},
     diff::{Diff, ImageSide, Layer, LayerContents, Subject, of_image, of_lock},
     digest::{DiffId, Digest},
@@ -35,7 +34,7 @@ pub(super) fn run(args: &DiffArgs, reporter: &Reporter) -> Result<ExitCode> {
         loader: Loader {
             store: Store::open(Store::default_root()?)?,
             reporter: reporter.clone(),
-            platform: Platform::linux_amd64(),
+            platform: args.platform.platform(),
             offline: args.offline,
         },
         runtime: &runtime,
@@ -107,8 +106,13 @@ impl Differ<'_> {
             let side = self.file(text, path)?;
             return Ok(Found::Whole(Box::new(side)));
         }
-        if let Some(image) = stored(text, &self.loader.store)? {
-            return of_store(text, &image).map(|image| Found::Image(Box::new(image)));
+        if let Some(set) = stored(text, &self.loader.store)? {
+            let platform = self.args.platform;
+            let image = set.for_machine(platform).ok_or_else(|| {
+                Error::input(format!("image {text} is not there for {platform}"))
+                    .hint("choose another one with --platform")
+            })?;
+            return of_store(text, image).map(|image| Found::Image(Box::new(image)));
         }
         let source: BaseSource = text.parse()?;
         if matches!(source, BaseSource::Registry(_)) && looks_like_a_file(text) {
@@ -150,7 +154,8 @@ impl Differ<'_> {
         let dir = std::path::absolute(dir.unwrap_or(Path::new(".")))
             .map_err(|e| Error::io("open", path, e))?;
         let choice = self.args.choice.choice();
-        let given = foreign::parse(&bytes, name, &dir, &choice, PLATFORM)?;
+        let platform = self.args.platform.subdir();
+        let given = foreign::parse(&bytes, name, &dir, &choice, platform)?;
         warn_all(&given.warnings, &self.loader.reporter);
         let lock = complete::from_store(&given.lock, &self.loader.store)?;
         Ok(of_lock(name, &lock, is_own(&text)))

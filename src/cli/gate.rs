@@ -11,11 +11,17 @@ use crate::{
     spec::ImageSpec,
 };
 
-/// Says what a lock needs of a machine, and holds it against the rules.
+/// Says what a lock needs of a machine, and holds it against the rules. One of several platforms is
+/// named first, where there is something to say.
 ///
 /// # Errors
 /// When a rule refuses it and `--allow` does not let that pass.
-pub(super) fn check(spec: &ImageSpec, lock: &Lock, reporter: &Reporter) -> Result<()> {
+pub(super) fn check(
+    spec: &ImageSpec,
+    lock: &Lock,
+    one_of_several: bool,
+    reporter: &Reporter,
+) -> Result<()> {
     let facts = Facts::of(&lock.env);
     let target = Target {
         fleet: &spec.fleet,
@@ -24,10 +30,15 @@ pub(super) fn check(spec: &ImageSpec, lock: &Lock, reporter: &Reporter) -> Resul
         today: Timestamp::now().to_zoned(TimeZone::UTC).date(),
     };
     let unjudged = gate::unjudged(&facts, &target);
-    for line in facts.lines().into_iter().chain(unjudged) {
+    let lines: Vec<String> = facts.lines().into_iter().chain(unjudged).collect();
+    let findings = gate::review(lock, &target);
+    if one_of_several && !(lines.is_empty() && findings.is_empty()) {
+        reporter.step(format!("For {}:", spec.machine));
+    }
+    for line in lines {
         reporter.step(line);
     }
-    report(gate::review(lock, &target), reporter)
+    report(findings, reporter)
 }
 
 /// Prints the findings; the last error is the one that ends the program.

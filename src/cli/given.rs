@@ -2,17 +2,28 @@
 
 use std::path::Path;
 
-use super::{lock::Locker, lock_file::PLATFORM};
+use super::lock::Locker;
 use crate::{
     error::{Error, Result},
     lock::{self, Lock, complete, foreign},
+    machine::Machine,
     spec::LockInput,
 };
 
 impl Locker<'_> {
     /// The lock that was given, with what it leaves out taken from the archives.
     pub(super) fn given(&self, input: &LockInput, file: &Path) -> Result<Lock> {
-        let lock = self.read_given(input, file)?;
+        self.given_for(self.spec.machine, input, file)
+    }
+
+    /// The same for a platform that is not built for.
+    pub(super) fn given_for(
+        &self,
+        machine: Machine,
+        input: &LockInput,
+        file: &Path,
+    ) -> Result<Lock> {
+        let lock = self.read_given(machine, input, file)?;
         let completing = complete::complete(&lock, &self.online.client, self.store, self.reporter);
         let completed = self.runtime.block_on(completing);
         completed.map_err(|e| self.locking.explain(e))
@@ -20,13 +31,17 @@ impl Locker<'_> {
 
     /// The lock that was given, as far as it is known without a network.
     pub(super) fn given_so_far(&self, input: &LockInput, file: &Path) -> Result<Lock> {
-        complete::from_store(&self.read_given(input, file)?, self.store)
+        complete::from_store(
+            &self.read_given(self.spec.machine, input, file)?,
+            self.store,
+        )
     }
 
-    fn read_given(&self, input: &LockInput, file: &Path) -> Result<Lock> {
+    fn read_given(&self, machine: Machine, input: &LockInput, file: &Path) -> Result<Lock> {
         let name = file.display().to_string();
         let bytes = input.text.as_bytes();
-        let given = foreign::parse(bytes, &name, &folder(file)?, &input.choice, PLATFORM)?;
+        let platform = machine.subdir();
+        let given = foreign::parse(bytes, &name, &folder(file)?, &input.choice, platform)?;
         super::warn_all(&given.warnings, self.reporter);
         if self.spec.miniconda.is_some() && given.lock.miniconda.is_none() {
             return Err(Error::input(format!("{name} has no Miniconda base"))
@@ -37,8 +52,8 @@ impl Locker<'_> {
         Ok(given.lock)
     }
 
-    /// Makes imgbuild's own lock of another tool's.
-    pub(super) fn convert(&self, input: &LockInput, file: &Path, path: &Path) -> Result<()> {
+    /// Another tool's lock, to make imgbuild's own of it.
+    pub(super) fn converted(&self, input: &LockInput, file: &Path) -> Result<Lock> {
         if lock::is_own(&input.text) {
             return Err(
                 Error::input(format!("{} is imgbuild's own lock", file.display()))
@@ -46,8 +61,7 @@ impl Locker<'_> {
                     .hint("build from it, or lock the environment file again"),
             );
         }
-        let lock = self.given(input, file)?;
-        self.save(path, None, &lock).map(drop)
+        self.given(input, file)
     }
 }
 

@@ -1,59 +1,63 @@
 //! `imgbuild lock`, and the lock that `imgbuild build` starts from.
 
-use std::{path::Path, process::ExitCode};
+use std::process::ExitCode;
 
 use tokio::runtime::Handle;
 
 use super::{
     args::{LockArgs, LockingArgs},
     gate, lock_file,
+    locks::Lockers,
     online::Online,
     open_store, print, runtime,
     target::Base,
+    warnings,
 };
 use crate::{
     base::{BaseSource, Ground},
     cache_from::CacheFrom,
     digest::Digest,
-    error::{Error, Result},
-    fetch,
+    error::Result,
     lock::{
         self, Conditions, CudaTarget, Index, IndexRequest, Lock, LockedBase, LockedEnv,
         LockedWheel, SolveRequest, Unmet, VirtualPackages, Wanted, WantedSpec, pip::PipRequest,
     },
     report::Reporter,
-    spec::{ImageSpec, Spec, source::nearest},
+    spec::{ImageSpec, Spec},
     store::Store,
 };
 
 pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
-    let spec = ImageSpec::resolve(&args.env, args.overrides())?;
-    super::warn_all(&spec.warnings, reporter);
+    let path = lock_file::path_for(&args.env);
+    let file = lock_file::read(&path);
+    let known = file.as_ref().ok().and_then(Option::as_ref);
+    let locked = known.map(|locks| locks.keys().copied().collect());
+    let specs = ImageSpec::resolve(&args.env, args.overrides(locked.unwrap_or_default()))?;
+    super::warn_all(&warnings(&specs), reporter);
     let runtime = runtime()?;
-    let online = Online::open(&spec, args.locking.offline, reporter)?;
+    let online = Online::open_all(&specs, args.locking.offline, reporter)?;
     let update = Update {
         packages: args.update.iter().map(|name| name.to_lowercase()).collect(),
         base: args.update_base,
         all: args.update_all,
     };
-    let locker = Locker {
-        spec: &spec,
-        store: &open_store(reporter)?,
-        online: &online,
+    let store = open_store(reporter)?;
+    let tools = LockTools {
+        store: &store,
         runtime: runtime.handle(),
         reporter,
         locking: &args.locking,
         cache_from: &CacheFrom::default(),
     };
-    let path = lock_file::path_for(&args.env);
+    let lockers = Lockers::new(&specs, &online, tools, &path);
     super::stoppable(
         &runtime,
         reporter,
         || {},
-        || match (&spec.lock, args.locking.locked) {
-            (Some(input), _) => locker.convert(input, &args.env, &path),
-            (None, true) => locker.check(&path),
-            (None, false) => locker.renew(&path, &update),
+        || match (lockers.is_given(), args.locking.locked) {
+            (true, _) => lockers.convert(&args.env),
+            (false, true) => lockers.check(file?),
+            (false, false) => lockers.renew(file, &update),
         },
     )?;
     print(path.display());
@@ -62,13 +66,24 @@ pub(super) fn run(args: LockArgs, reporter: &Reporter) -> Result<ExitCode> {
 
 /// What `imgbuild lock` is to move.
 #[derive(Default)]
-struct Update {
-    packages: Vec<String>,
-    base: bool,
-    all: bool,
+pub(super) struct Update {
+    pub packages: Vec<String>,
+    pub base: bool,
+    pub all: bool,
 }
 
-/// What locking needs.
+/// What locking needs, whatever the platform.
+#[derive(Clone, Copy)]
+pub(super) struct LockTools<'a> {
+    pub store: &'a Store,
+    pub runtime: &'a Handle,
+    pub reporter: &'a Reporter,
+    pub locking: &'a LockingArgs,
+    /// Earlier images, which may tell of the bases.
+    pub cache_from: &'a CacheFrom,
+}
+
+/// What locking for one platform needs.
 pub(super) struct Locker<'a> {
     pub spec: &'a ImageSpec,
     pub store: &'a Store,
@@ -81,115 +96,78 @@ pub(super) struct Locker<'a> {
 }
 
 /// Why a lock does not answer any more.
-struct Stale {
-    packages: Vec<Unmet>,
-    base: Option<Unmet>,
+#[derive(Default)]
+pub(super) struct Stale {
+    pub packages: Vec<Unmet>,
+    pub base: Option<Unmet>,
+}
+
+impl Stale {
+    pub(super) fn reasons(&self) -> impl Iterator<Item = &Unmet> {
+        self.packages.iter().chain(&self.base)
+    }
+}
+
+/// A lock held against what is wanted, and the base image of the build.
+pub(super) struct Look {
+    pub ground: Ground,
+    pub stale: Stale,
 }
 
 impl Locker<'_> {
-    /// The lock that was given; else the one beside the environment file if it still answers it,
-    /// else a new one. And the base image that it names.
-    pub(super) fn current(&self, env: &Path) -> Result<(Lock, Ground)> {
-        if let Some(input) = &self.spec.lock {
-            let lock = self.given(input, env)?;
-            self.gate(&lock)?;
-            let ground = self.ground(self.load_base(Some(&lock))?)?;
-            self.runs_on(&lock, &ground.tree)?;
-            return Ok((lock, ground));
-        }
-        let path = lock_file::path_for(env);
-        let Some(old) = lock_file::read(&path)? else {
-            self.refuse_if_locked(&path)?;
-            let ground = self.ground(self.load_base(None)?)?;
-            self.reporter.step(format!("No {} yet", path.display()));
-            return Ok((
-                self.write(&path, None, Base::loaded(&ground.image))?,
-                ground,
-            ));
-        };
-        let ground = self.ground(self.load_base(Some(&old))?)?;
-        let base = &ground.image;
-        let stale = self.stale(&old, base.digest.as_ref())?;
-        let reasons: Vec<&Unmet> = stale.packages.iter().chain(&stale.base).collect();
-        let Some(first) = reasons.first() else {
-            self.gate(&old)?;
-            self.runs_on(&old, &ground.tree)?;
-            return Ok((old, ground));
-        };
-        if self.locking.locked {
-            return Err(self.disagrees(&path, &reasons));
-        }
-        let more = match reasons.len() {
-            1 => String::new(),
-            n => format!("; and {} more reasons", n - 1),
-        };
-        self.reporter.step(format!(
-            "Renewing {}: {}{more}",
-            path.display(),
-            first.in_file(&self.spec.env.file)
-        ));
-        let lock = if stale.packages.is_empty() {
-            let new = Lock {
-                base: self.locked_base(base.digest),
-                ..old.clone()
-            };
-            self.runs_on(&new, &ground.tree)?;
-            self.save(&path, Some(&old), &new)?
-        } else {
-            self.write(&path, Some(&old), Base::loaded(base))?
-        };
-        Ok((lock, ground))
-    }
-
-    /// The lock to plan from: the one beside the file while its packages answer, whatever its base
-    /// image is by now.
-    pub(super) fn planned(&self, env: &Path) -> Result<Lock> {
-        if let Some(input) = &self.spec.lock {
-            let lock = self.given_so_far(input, env)?;
-            return self.gate(&lock).map(|()| lock);
-        }
-        if let Some(lock) = lock_file::read(&lock_file::path_for(env))? {
-            let base = lock.base.as_ref().map(|base| base.digest);
-            if self.stale(&lock, base.as_ref())?.packages.is_empty() {
-                return self.gate(&lock).map(|()| lock);
+    /// The lock of a build: the old one where it still answers, else a new one.
+    pub(super) fn settle(&self, old: Option<&Lock>, look: &Look) -> Result<Lock> {
+        let found = &look.ground.image;
+        match (old, &look.stale) {
+            (Some(old), Stale { packages, base }) if packages.is_empty() && base.is_some() => {
+                let new = Lock {
+                    base: self.locked_base(found.digest),
+                    ..old.clone()
+                };
+                self.runs_on(&new, &look.ground.tree)?;
+                Ok(new)
             }
+            (Some(old), stale) if stale.packages.is_empty() => Ok(old.clone()),
+            _ => self.solve_all(old, Base::loaded(found), &[]),
         }
-        self.current(env).map(|(lock, _)| lock)
     }
 
-    /// `imgbuild lock --locked`: fails when the lock does not answer, and writes nothing.
-    fn check(&self, path: &Path) -> Result<()> {
-        let Some(lock) = lock_file::read(path)? else {
-            return self.refuse_if_locked(path);
+    /// Loads the base image, and holds the lock against what is wanted now.
+    pub(super) fn look(&self, old: Option<&Lock>) -> Result<Look> {
+        let ground = self.ground(self.load_base(old)?)?;
+        let stale = match old {
+            Some(old) => self.stale(old, ground.image.digest.as_ref())?,
+            None => self.missing(),
+        };
+        Ok(Look { ground, stale })
+    }
+
+    fn missing(&self) -> Stale {
+        let what = format!("it has no packages for {}", self.spec.machine);
+        Stale {
+            packages: vec![Unmet::anywhere(what)],
+            base: None,
+        }
+    }
+
+    /// Why a lock does not answer, as far as no registry's image has to be pulled for it.
+    pub(super) fn reasons(&self, lock: Option<&Lock>) -> Result<Stale> {
+        let Some(lock) = lock else {
+            return Ok(self.missing());
         };
         let found = match &self.spec.base {
             BaseSource::Registry(_) => {
                 self.say_if_moved(lock.base.as_ref());
                 None
             }
-            _ => self.load_base(Some(&lock))?.digest,
+            _ => self.load_base(Some(lock))?.digest,
         };
-        let stale = self.stale(&lock, found.as_ref())?;
-        let reasons: Vec<&Unmet> = stale.packages.iter().chain(&stale.base).collect();
-        match reasons.is_empty() {
-            true => self.gate(&lock),
-            false => Err(self.disagrees(path, &reasons)),
-        }
+        self.stale(lock, found.as_ref())
     }
 
-    /// `imgbuild lock`: solves, and keeps what the lock has unless it is to move.
-    fn renew(&self, path: &Path, update: &Update) -> Result<()> {
-        let old = match lock_file::read(path) {
-            Ok(old) => old,
-            Err(e) if e.exit() == crate::error::Exit::Input => {
-                self.reporter
-                    .step(format!("Writing {} anew: {e}", path.display()));
-                None
-            }
-            Err(e) => return Err(e),
-        };
-        let kept = old.as_ref().filter(|_| !update.all);
-        update_is_locked(&update.packages, kept)?;
+    /// Solves, and keeps what the lock has unless it is to move.
+    pub(super) fn renewed(&self, old: Option<&Lock>, update: &Update) -> Result<Lock> {
+        let kept = old.filter(|_| !update.all);
         let pinned = kept
             .and_then(|lock| self.pin(lock))
             .filter(|_| !update.base);
@@ -208,18 +186,12 @@ impl Locker<'_> {
             digest: digest.as_ref(),
             image: image.as_ref(),
         };
-        let new = self.solve_all(kept, base, &update.packages)?;
-        self.save(path, old.as_ref(), &new).map(drop)
+        self.solve_all(kept, base, &update.packages)
     }
 
     /// What the lock needs of a machine, said and held against the rules.
-    fn gate(&self, lock: &Lock) -> Result<()> {
-        gate::check(self.spec, lock, self.reporter)
-    }
-
-    fn write(&self, path: &Path, old: Option<&Lock>, base: Base<'_>) -> Result<Lock> {
-        let new = self.solve_all(old, base, &[])?;
-        self.save(path, old, &new)
+    pub(super) fn gate(&self, lock: &Lock, one_of_several: bool) -> Result<()> {
+        gate::check(self.spec, lock, one_of_several, self.reporter)
     }
 
     /// Solves all environments, with the packages of `old` where they still fit.
@@ -286,7 +258,7 @@ impl Locker<'_> {
         let request = IndexRequest {
             channels: &self.online.channels,
             specs: &specs,
-            platform: lock_file::PLATFORM,
+            platform: self.spec.machine.subdir(),
             offline: self.locking.offline,
         };
         let fetching = Index::fetch(request, &self.online.client, self.store);
@@ -309,6 +281,7 @@ impl Locker<'_> {
             section: &self.spec.env.pip,
             packages: env.packages(),
             glibc: target.glibc(),
+            machine: self.spec.machine,
             exclude_newer,
             offline: self.locking.offline,
             keep,
@@ -321,30 +294,7 @@ impl Locker<'_> {
         Ok(env.with_wheels(wheels?))
     }
 
-    pub(super) fn save(&self, path: &Path, old: Option<&Lock>, new: &Lock) -> Result<Lock> {
-        let mut count = 0;
-        for env in new.environments() {
-            count += env.packages().len() + env.wheels().len();
-            // A lock without it would be refused when it is read.
-            env.packages()
-                .iter()
-                .try_for_each(|record| fetch::sha256_of(record).map(drop))?;
-        }
-        // A lock that is refused is not written: the one that was there stays.
-        self.gate(new)?;
-        let written = lock_file::save(path, new)?;
-        for line in old
-            .map(|old| lock::changes(old, &written))
-            .unwrap_or_default()
-        {
-            self.reporter.step(line);
-        }
-        self.reporter
-            .step(format!("Locked {count} packages in {}", path.display()));
-        Ok(written)
-    }
-
-    fn stale(&self, lock: &Lock, base: Option<&Digest>) -> Result<Stale> {
+    pub(super) fn stale(&self, lock: &Lock, base: Option<&Digest>) -> Result<Stale> {
         let specs = self.online.channels.specs(&self.spec.env.specs);
         let miniconda = self.spec.miniconda.as_ref();
         let miniconda: Option<Vec<WantedSpec>> =
@@ -358,6 +308,7 @@ impl Locker<'_> {
                 &self.target(&self.cuda(Some(lock))?, Some(lock)),
                 Some(lock),
             )?,
+            machine: self.spec.machine,
         };
         let reference = LockedBase::reference_of(&self.spec.base);
         Ok(Stale {
@@ -368,7 +319,7 @@ impl Locker<'_> {
 
     fn conditions(&self, target: &VirtualPackages, old: Option<&Lock>) -> Result<Conditions> {
         let mut virtual_packages: Vec<String> = target
-            .list(lock_file::PLATFORM)?
+            .list(self.spec.machine.subdir())?
             .iter()
             .map(ToString::to_string)
             .collect();
@@ -380,35 +331,6 @@ impl Locker<'_> {
             exclude_newer: self.locking.exclude_newer.or(locked),
             pip: lock::pip_conditions(&self.spec.env.pip),
         })
-    }
-
-    fn refuse_if_locked(&self, path: &Path) -> Result<()> {
-        if !self.locking.locked {
-            return Ok(());
-        }
-        Err(Error::input(format!("there is no {}", path.display()))
-            .why("--locked: a lock is used and none is written")
-            .hint(format!(
-                "write it with: imgbuild lock {}",
-                self.spec.env.file
-            )))
-    }
-
-    fn disagrees(&self, path: &Path, reasons: &[&Unmet]) -> Error {
-        let file = &self.spec.env.file;
-        let what = format!("{} does not answer {file} any more", path.display());
-        let error = reasons
-            .iter()
-            .fold(Error::input(what), |error, reason| {
-                error.why(reason.in_file(file))
-            })
-            .hint(format!(
-                "renew it with: imgbuild lock {file}; or leave out --locked"
-            ));
-        match reasons.iter().find_map(|reason| reason.place) {
-            Some(place) => error.at(format!("{file}:{}:{}", place.line, place.column)),
-            None => error.at(path.display()),
-        }
     }
 }
 
@@ -431,7 +353,7 @@ impl Solving<'_> {
         let request = SolveRequest {
             channels,
             specs: &specs,
-            platform: lock_file::PLATFORM,
+            platform: self.locker.spec.machine.subdir(),
             virtual_packages: self.target,
             cuda: self.cuda,
             priority: self.conditions.channel_priority,
@@ -450,25 +372,4 @@ impl Solving<'_> {
             }
         })
     }
-}
-
-/// Refuses to move a package that is not there.
-fn update_is_locked(names: &[String], old: Option<&Lock>) -> Result<()> {
-    let known: Vec<&str> = old
-        .iter()
-        .flat_map(|lock| lock.environments())
-        .flat_map(|env| {
-            let conda = env.packages().iter();
-            let conda = conda.map(|record| record.package_record.name.as_normalized());
-            conda.chain(env.wheels().iter().map(|wheel| wheel.name.as_str()))
-        })
-        .collect();
-    let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) else {
-        return Ok(());
-    };
-    let error = Error::input(format!("--update {name}: no such package is locked"));
-    Err(match nearest(name, known.iter().copied()) {
-        Some(near) => error.hint(format!("did you mean {near}?")),
-        None => error.hint("name a package of the lock, or use --update-all"),
-    })
 }

@@ -2,7 +2,7 @@
 
 use super::lock::Locker;
 use crate::{
-    base::{BaseImage, BaseLayer, BaseSource, Ground, Loader, Platform, tree::BaseTree},
+    base::{BaseImage, BaseLayer, BaseSource, Ground, Loader, tree::BaseTree},
     digest::Digest,
     docker,
     error::Result,
@@ -14,7 +14,7 @@ impl Locker<'_> {
         Loader {
             store: self.store.clone(),
             reporter: self.reporter.clone(),
-            platform: Platform::linux_amd64(),
+            platform: self.spec.machine.platform(),
             offline: self.locking.offline,
         }
     }
@@ -52,7 +52,7 @@ impl Locker<'_> {
     pub(super) fn known_ground(&self, base: &BaseImage) -> Option<Ground> {
         let read_before = || {
             // Its media types were corrected then.
-            let image = self.store.last_base(&self.spec.base.to_string())?;
+            let image = self.store.last_base(&self.spec.base_name())?;
             let tree = BaseTree::kept(&image.layers, self.store)?;
             (image.digest == base.digest).then_some(Ground { image, tree })
         };

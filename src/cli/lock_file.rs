@@ -6,23 +6,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rattler_conda_types::Subdir;
-
 use crate::{
     error::{Error, Result},
-    lock::{self, Lock},
+    lock::{self, Locks},
 };
-
-/// The platform of every image, until there is a choice.
-pub(super) const PLATFORM: Subdir = Subdir::Linux64;
 
 /// `env.yml` -> `env.lock.yml`, beside it.
 pub(super) fn path_for(env: &Path) -> PathBuf {
     env.with_extension("lock.yml")
 }
 
-/// The lock, if there is one.
-pub(super) fn read(path: &Path) -> Result<Option<Lock>> {
+/// The locks, if there are any.
+pub(super) fn read(path: &Path) -> Result<Option<Locks>> {
     match fs::read_to_string(path) {
         Ok(text) => parse(&text, path).map(Some),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -30,10 +25,10 @@ pub(super) fn read(path: &Path) -> Result<Option<Lock>> {
     }
 }
 
-/// Writes the lock, unless the file says the same; what is returned is what the file says, so that
+/// Writes the locks, unless the file says the same; what is returned is what the file says, so that
 /// a build gives the same digest with and without it.
-pub(super) fn save(path: &Path, lock: &Lock) -> Result<Lock> {
-    let text = lock::render(lock, PLATFORM, &folder(path)?)?;
+pub(super) fn save(path: &Path, locks: &Locks) -> Result<Locks> {
+    let text = lock::render(locks, &folder(path)?)?;
     if fs::read_to_string(path).ok().as_deref() != Some(&text) {
         write_whole(path, text.as_bytes()).map_err(|e| Error::io("write", path, e))?;
     }
@@ -53,9 +48,9 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn parse(text: &str, path: &Path) -> Result<Lock> {
+fn parse(text: &str, path: &Path) -> Result<Locks> {
     let name = path.display().to_string();
-    lock::parse(text, &name, &folder(path)?, PLATFORM)
+    lock::parse_all(text, &name, &folder(path)?)
 }
 
 fn folder(path: &Path) -> Result<PathBuf> {

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{
     digest::Digest,
     error::{Error, Result},
-    image::Image,
+    image::ImageSet,
 };
 
 /// Where an image's digests are written beside stdout.
@@ -23,7 +23,8 @@ pub(super) struct MetadataArgs {
     /// Write the image's digests and names as JSON, with the keys of docker buildx.
     #[arg(long, value_name = "FILE", value_parser = file)]
     pub metadata_file: Option<PathBuf>,
-    /// Write the image ID, the digest of its config, as docker build does.
+    /// Write the image ID, the digest of its config, as docker build does; of several platforms,
+    /// the index's digest.
     #[arg(long, value_name = "FILE", value_parser = file)]
     pub iidfile: Option<PathBuf>,
 }
@@ -44,19 +45,17 @@ impl MetadataArgs {
     ///
     /// # Errors
     /// When one cannot be written.
-    pub(super) fn write(&self, image: &Image, names: &[String]) -> Result<()> {
+    pub(super) fn write(&self, set: &ImageSet, names: &[String]) -> Result<()> {
+        let (digest, id) = (set.digest(), id(set));
         if let Some(path) = &self.metadata_file {
-            write(path, &metadata(image, names))?;
+            write(path, &metadata(set, names))?;
         }
         if let Some(path) = &self.iidfile {
-            write(path, &image.config_digest.to_string())?;
+            write(path, &id.to_string())?;
         }
         let actions = [
-            (
-                "GITHUB_OUTPUT",
-                outputs(&image.digest, &image.config_digest),
-            ),
-            ("GITHUB_STEP_SUMMARY", summary(&image.digest, names)),
+            ("GITHUB_OUTPUT", outputs(&digest, &id)),
+            ("GITHUB_STEP_SUMMARY", summary(&digest, names)),
         ];
         for (variable, text) in actions {
             if let Some(path) = env::var_os(variable).filter(|path| !path.is_empty()) {
@@ -68,12 +67,21 @@ impl MetadataArgs {
     }
 }
 
+/// The digest of the config; an index has none and stands for itself, as buildx has it.
+fn id(set: &ImageSet) -> Digest {
+    set.single()
+        .map_or_else(|| set.digest(), |image| image.config_digest)
+}
+
 /// The keys that `docker buildx build --metadata-file` writes (Docker CLI reference).
-fn metadata(image: &Image, names: &[String]) -> String {
-    let mut json = json!({
-        "containerimage.config.digest": image.config_digest,
-        "containerimage.digest": image.digest,
-    });
+fn metadata(set: &ImageSet, names: &[String]) -> String {
+    let mut json = json!({"containerimage.digest": set.digest()});
+    if let Some(image) = set.single() {
+        json["containerimage.config.digest"] = image.config_digest.to_string().into();
+    }
+    if let Some(index) = set.index() {
+        json["containerimage.descriptor"] = json!(index.descriptor());
+    }
     if !names.is_empty() {
         json["image.name"] = names.join(",").into();
     }

@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod builder;
 mod cache;
 mod cache_from;
 mod diff;
@@ -12,6 +13,7 @@ mod init;
 mod lock;
 mod lock_base;
 mod lock_file;
+mod locks;
 mod metadata;
 mod online;
 mod probe;
@@ -25,9 +27,9 @@ use clap::Parser;
 
 use crate::{
     error::{Error, Exit, Result},
-    image::{Image, Manifest},
+    image::{Image, ImageSet, Index, Manifest},
     report::Reporter,
-    spec::check,
+    spec::{ImageSpec, check},
     store::Store,
 };
 use args::{Args, Command};
@@ -117,20 +119,40 @@ fn open_store(reporter: &Reporter) -> Result<Store> {
     })
 }
 
-/// The image that imgbuild's own store has under this name.
-fn stored(name: &str, store: &Store) -> Result<Option<Image>> {
+/// The image, or images, that imgbuild's own store has under this name.
+fn stored(name: &str, store: &Store) -> Result<Option<ImageSet>> {
     let Some(found) = check::tag(name).ok().and_then(|full| store.image(&full)) else {
         return Ok(None);
     };
-    let manifest = store.read_blob(&found.manifest)?;
-    let config = store.read_blob(&Manifest::parse(&manifest)?.config.digest)?;
-    Image::from_documents(manifest, config).map(Some)
+    let image = |manifest: Vec<u8>| {
+        let config = store.read_blob(&Manifest::parse(&manifest)?.config.digest)?;
+        Image::from_documents(manifest, config)
+    };
+    let document = store.read_blob(&found.manifest)?;
+    let Ok(index) = Index::parse(&document) else {
+        return Ok(Some(ImageSet::one(image(document)?)));
+    };
+    let images = index.manifests.iter();
+    let images = images.map(|entry| image(store.read_blob(&entry.digest)?));
+    let images = images.collect::<Result<_>>()?;
+    Ok(Some(ImageSet::stored(document, images)))
 }
 
 /// Prints a result. A closed pipe is the reader's wish, not an error.
 fn print(line: impl std::fmt::Display) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// What the specs of one command warn of, each once.
+fn warnings(specs: &[ImageSpec]) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for warning in specs.iter().flat_map(|spec| &spec.warnings) {
+        if !all.contains(warning) {
+            all.push(warning.clone());
+        }
+    }
+    all
 }
 
 fn warn_all(warnings: &[String], reporter: &Reporter) {

@@ -1,5 +1,7 @@
 //! The channels of a command: resolved as conda would on this machine, and the client for them.
 
+use std::collections::BTreeSet;
+
 use rattler_solve::ChannelPriority;
 use reqwest_middleware::ClientWithMiddleware;
 
@@ -23,17 +25,38 @@ pub(super) struct Online {
 }
 
 impl Online {
-    /// Reads condarc, and says what a user should know.
-    pub(super) fn open(spec: &ImageSpec, offline: bool, reporter: &Reporter) -> Result<Self> {
+    /// Reads condarc, and says what a user should know, once for all of the specs.
+    pub(super) fn open_all(
+        specs: &[ImageSpec],
+        offline: bool,
+        reporter: &Reporter,
+    ) -> Result<Vec<Self>> {
         let condarc = Condarc::load()?;
+        let mut warnings = Vec::new();
+        let opened = specs
+            .iter()
+            .map(|spec| Self::open(spec, &condarc, offline, &mut warnings))
+            .collect::<Result<_>>()?;
+        let mut told = BTreeSet::new();
+        warnings.retain(|warning| told.insert(warning.clone()));
+        warn_all(&warnings, reporter);
+        Ok(opened)
+    }
+
+    fn open(
+        spec: &ImageSpec,
+        condarc: &Condarc,
+        offline: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self> {
         let miniconda = spec.miniconda.iter().flat_map(|m| &m.specs);
         let specs: Vec<&Spec> = spec.env.specs.iter().chain(miniconda).collect();
         let variable = |name: &str| std::env::var(name).ok();
-        let channels = Channels::resolve(&spec.env, &specs, &condarc, variable)?;
-        let options = ClientOptions::new(&condarc, &channels, offline);
-        warn_all(condarc.warning().as_slice(), reporter);
-        warn_all(&channels.warnings, reporter);
-        warn_all(&options.warnings(), reporter);
+        let channels = Channels::resolve(&spec.env, &specs, condarc, variable)?;
+        let options = ClientOptions::new(condarc, &channels, offline);
+        warnings.extend(condarc.warning());
+        warnings.extend(channels.warnings.iter().cloned());
+        warnings.extend(options.warnings());
         Ok(Self {
             client: http_client(&options)?,
             priority: spec

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     error::{Exit, Result},
+    machine::Machine,
     probe::{self, Backend, DEFAULT_TIMEOUT, ProbeReport, ProbeRequest, Stored},
     report::Reporter,
     spec::ProbeSpec,
@@ -96,7 +97,9 @@ pub(super) fn probe_and_print(
     let stored = stored(image, store)?;
     let report = runtime.block_on(interruptible(async {
         let daemon = probe::connect().await?;
-        let stored = stored.as_ref().map(|image| Stored { image, store });
+        let here = Machine::here().unwrap_or_default();
+        let stored = stored.as_ref().and_then(|set| set.for_machine(here));
+        let stored = stored.map(|image| Stored { image, store });
         probe::probe(image, &request, &daemon, stored, reporter).await
     }))?;
     show(&report, job, format)

@@ -6,10 +6,11 @@ use tokio::runtime::Runtime;
 
 use super::{args::PushArgs, interruptible, open_store, print, runtime, stored};
 use crate::{
-    base::{Loader, Platform},
+    base::Loader,
     cache_from::Origins,
     error::{Error, Result},
-    image::Image,
+    image::ImageSet,
+    machine::Machine,
     registry,
     report::Reporter,
     store::Store,
@@ -30,12 +31,12 @@ pub(super) fn run(args: &PushArgs, reporter: &Reporter) -> Result<ExitCode> {
     };
     push(&image, references, &runtime()?, &store, reporter)?;
     args.metadata.write(&image, references)?;
-    print(image.digest);
+    print(image.digest());
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn push(
-    image: &Image,
+    set: &ImageSet,
     references: &[String],
     runtime: &Runtime,
     store: &Store,
@@ -44,11 +45,11 @@ pub(super) fn push(
     let loader = Loader {
         store: store.clone(),
         reporter: reporter.clone(),
-        platform: Platform::linux_amd64(),
+        platform: Machine::default().platform(),
         offline: false,
     };
     let origins = Origins::none(&loader);
-    let pushing = registry::push(image, references, &origins, reporter);
+    let pushing = registry::push(set, references, &origins, reporter);
     runtime.block_on(interruptible(pushing))
 }
 

@@ -10,6 +10,7 @@ use crate::{
     docker,
     error::{Error, Result},
     lock::{ASSUMED_GLIBC, CudaTarget, Lock, VirtualPackages, glibc_unmet},
+    machine::Machine,
 };
 
 /// Overrides `__glibc` (conda docs, "Managing virtual packages").
@@ -53,9 +54,16 @@ impl Locker<'_> {
         VirtualPackages {
             cuda: cuda.version.clone(),
             glibc: env::var(GLIBC).ok().or(locked.map(str::to_owned)),
-            archspec: env::var("CONDA_OVERRIDE_ARCHSPEC").ok(),
+            archspec: env::var("CONDA_OVERRIDE_ARCHSPEC")
+                .ok()
+                .filter(|name| self.has_processor(name)),
             linux: env::var("CONDA_OVERRIDE_LINUX").ok(),
         }
+    }
+
+    /// Whether a processor may be the machine's: what is said for one platform is not of another.
+    fn has_processor(&self, name: &str) -> bool {
+        self.spec.machine == Machine::Amd64 || !name.starts_with(Machine::Amd64.uname())
     }
 
     /// The glibc of the base image; what is assumed where it has none, and `locked` where it cannot

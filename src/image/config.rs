@@ -9,6 +9,7 @@ use super::{NOTES_KEY, manifest::Annotations};
 use crate::{
     base::BaseImage,
     error::{Error, Exit, Result},
+    machine::Machine,
     store::BuiltLayer,
 };
 
@@ -48,8 +49,8 @@ pub struct ImageSettings {
     pub base_name: Option<String>,
     /// The creation time in seconds since the epoch.
     pub created: u64,
-    /// The architecture, in Go's words (`amd64`).
-    pub architecture: String,
+    /// What it runs on.
+    pub machine: Machine,
     /// What a later build needs to know of this one ([`NOTES_KEY`]).
     pub notes: Value,
 }
@@ -76,10 +77,11 @@ pub fn assemble_config(
         Value::Object(map) => map.clone(),
         _ => return Err(unusable(base, "its config is not a JSON object")),
     };
-    check_architecture(base, &config, &settings.architecture)?;
+    let architecture = settings.machine.architecture();
+    check_architecture(base, &config, architecture)?;
     let created = timestamp(settings.created);
     config.insert("created".into(), json!(created));
-    config.insert("architecture".into(), json!(settings.architecture));
+    config.insert("architecture".into(), json!(architecture));
     config.insert("os".into(), json!("linux"));
     let run = object(&mut config, "config");
     set_run_config(run, &base.variables(), settings);
@@ -235,7 +237,7 @@ mod tests {
             ..BaseImage::default()
         };
         let settings = ImageSettings {
-            architecture: "amd64".into(),
+            machine: Machine::Amd64,
             ..settings
         };
         serde_json::from_slice(&assemble_config(&base, &[], &settings).unwrap()).unwrap()
@@ -300,7 +302,7 @@ mod tests {
             ..BaseImage::default()
         };
         let settings = ImageSettings {
-            architecture: "amd64".into(),
+            machine: Machine::Amd64,
             ..ImageSettings::default()
         };
         let error = assemble_config(&base, &[], &settings).unwrap_err();

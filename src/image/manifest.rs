@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    base::media,
+    base::{Platform, media},
     digest::Digest,
     error::{Error, Exit, Result},
+    machine::Machine,
 };
 
 /// Annotations and labels, in an order that does not vary.
@@ -87,6 +88,24 @@ impl Manifest {
 }
 
 impl Index {
+    /// Reads an index.
+    ///
+    /// # Errors
+    /// When the bytes are not an image index.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes)
+            .map_err(|e| Error::environment("this is not an OCI image index").why(e))
+    }
+
+    /// The entry for a machine.
+    pub fn of(&self, machine: Machine) -> Option<&Descriptor> {
+        let wanted = machine.platform();
+        let platform =
+            |entry: &Descriptor| serde_json::from_value::<Platform>(entry.platform.clone()?).ok();
+        let mut entries = self.manifests.iter();
+        entries.find(|entry| platform(entry).is_some_and(|offered| wanted.accepts(&offered)))
+    }
+
     /// An index of these manifests.
     pub fn new(manifests: Vec<Descriptor>) -> Self {
         Self {

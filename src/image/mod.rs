@@ -2,11 +2,13 @@
 
 mod config;
 mod manifest;
+mod set;
 
 pub use config::{
     ENTRYPOINT_LABEL, ImageSettings, PREFIX_LABEL, TopLayer, assemble_config, timestamp,
 };
 pub use manifest::{Descriptor, Index, Manifest};
+pub use set::{Document, ImageSet};
 
 use serde::Deserialize;
 

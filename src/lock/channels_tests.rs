@@ -20,7 +20,7 @@ fn no_variable(_: &str) -> Option<String> {
 }
 
 fn parsed(text: &str) -> Result<Channels> {
-    let env = EnvYaml::parse(text, "env.yml", Path::new("/proj")).unwrap();
+    let env = EnvYaml::parse(text, "env.yml", Path::new("/proj"), Default::default()).unwrap();
     let variable = |name: &str| match name {
         "USER" => Some("me".to_owned()),
         "TOKEN" => Some("s3cr%40t".to_owned()),

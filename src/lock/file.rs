@@ -3,7 +3,10 @@
 //! What that format has no place for stands in comments at the head (see [`super::header`]).
 //! Files of this machine inside the lock's folder are written relative to it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use rattler_conda_types::{RepoDataRecord, Subdir};
 use rattler_lock::{
@@ -17,43 +20,78 @@ use super::{Conditions, Lock, LockedEnv, LockedWheel, PipConditions, foreign, he
 use crate::{
     digest::Digest,
     error::{Error, Exit, Result, chain},
+    machine::Machine,
     spec::source::Source,
 };
 
 const ENV: &str = "default";
 const MINICONDA: &str = "miniconda";
 
-/// The lock as text; the same lock gives the same bytes in every folder `dir` (absolute) that its
+/// The locks that one file holds, by what they are for.
+pub type Locks = BTreeMap<Machine, Lock>;
+
+/// The locks as text; the same locks give the same bytes in every folder `dir` (absolute) that their
 /// local files lie in.
 ///
 /// # Errors
-/// Never for a lock that the solver made.
-pub fn render(lock: &Lock, platform: Subdir, dir: &Path) -> Result<String> {
-    let conditions = &lock.conditions;
-    let platform_data = PlatformData {
-        name: PlatformName::from(&platform),
-        subdir: platform,
-        virtual_packages: conditions.virtual_packages.clone(),
-    };
-    let mut builder = LockFile::builder()
-        .with_platforms(vec![platform_data])
-        .map_err(|e| failed(&e))?;
-    let environments = [(ENV, Some(&lock.env)), (MINICONDA, lock.miniconda.as_ref())];
-    for (name, env) in environments {
-        let Some(env) = env else { continue };
-        let channels = env.channels.iter().map(|url| relative(url, dir));
-        builder.set_channels(name, channels);
-        builder.set_options(name, options(conditions));
-        add(&mut builder, (name, env), platform, dir)?;
+/// When locks do not go into one file ([`agree`]).
+pub fn render(locks: &Locks, dir: &Path) -> Result<String> {
+    let mut all = locks.values();
+    let first = all.next();
+    if let Some(other) = all.find(|other| first.is_some_and(|first| !agree(first, other))) {
+        let channels = other.env.channels.join(", ");
+        return Err(Error::input("one lock cannot hold these platforms")
+            .why("a lock has one list of channels and indexes for all of its platforms")
+            .why(format!("the channels of one of them are {channels}"))
+            .hint("leave selectors such as '# [linux64]' out of channels and indexes"));
     }
-    if let Some(pip) = &conditions.pip {
-        builder.set_pypi_indexes(ENV, indexes(pip)?);
+    let platforms = locks.iter().map(|(machine, lock)| PlatformData {
+        name: PlatformName::from(&machine.subdir()),
+        subdir: machine.subdir(),
+        virtual_packages: lock.conditions.virtual_packages.clone(),
+    });
+    let mut builder = LockFile::builder()
+        .with_platforms(platforms.collect())
+        .map_err(|e| failed(&e))?;
+    for (machine, lock) in locks {
+        let environments = [(ENV, Some(&lock.env)), (MINICONDA, lock.miniconda.as_ref())];
+        for (name, env) in environments {
+            let Some(env) = env else { continue };
+            let channels = env.channels.iter().map(|url| relative(url, dir));
+            builder.set_channels(name, channels);
+            builder.set_options(name, options(&lock.conditions));
+            add(&mut builder, (name, env), machine.subdir(), dir)?;
+        }
+        if let Some(pip) = &lock.conditions.pip {
+            builder.set_pypi_indexes(ENV, indexes(pip)?);
+        }
     }
     let text = builder
         .finish()
         .render_to_string()
         .map_err(|e| failed(&e))?;
-    Ok(header::render(lock) + &text)
+    Ok(header::render(locks) + &text)
+}
+
+/// Whether two locks go into one file: the format has channels, their priority and pip's indexes
+/// once for all platforms.
+pub fn agree(one: &Lock, other: &Lock) -> bool {
+    let channels = |lock: &Lock| {
+        let below = lock.miniconda.as_ref().map(|env| env.channels.clone());
+        (lock.env.channels.clone(), below)
+    };
+    let sources = |lock: &Lock| {
+        let pip = lock.conditions.pip.as_ref();
+        pip.map(|pip| (pip.indexes.clone(), pip.find_links.clone(), pip.prereleases))
+    };
+    let pip = match (sources(one), sources(other)) {
+        (Some(one), Some(other)) => one == other,
+        // A platform without pip packages says nothing, but whether pre-releases count.
+        (Some((_, _, prereleases)), None) | (None, Some((_, _, prereleases))) => !prereleases,
+        (None, None) => true,
+    };
+    pip && channels(one) == channels(other)
+        && one.conditions.channel_priority == other.conditions.channel_priority
 }
 
 fn failed(error: &dyn std::error::Error) -> Error {
@@ -146,29 +184,69 @@ fn inside(url: &Url, dir: &Path) -> Option<String> {
     Some(format!("./{rest}"))
 }
 
-/// Reads a lock that [`render`] wrote, or one of pixi's with the same environment names.
+/// Reads the lock of one platform that [`render`] wrote, or one of pixi's with the same environment
+/// names.
 ///
 /// # Errors
 /// When the text is not such a lock, or lacks the platform or a sha256.
 pub fn parse(text: &str, file: &str, dir: &Path, platform: Subdir) -> Result<Lock> {
-    let unreadable = |why: String| {
-        Error::input(format!("{file} is not a lock that imgbuild can read"))
-            .why(why)
-            .hint("run `imgbuild lock` to write it anew")
-    };
-    let (base, conditions) = header::parse(text).map_err(unreadable)?;
-    let text = foreign::harmless(Source { file, text })?;
-    let lock = LockFile::from_str_with_base_directory(&text, Some(dir))
-        .map_err(|e| unreadable(chain(&e)))?;
-    let env = lock.environment(ENV).ok_or_else(|| {
-        Error::input(format!("{file} has no environment named '{ENV}'"))
-            .hint("run `imgbuild lock` to write it anew")
-    })?;
+    let lock = read(text, file, dir)?;
     let reading = Reading {
         file,
         dir,
         platform,
     };
+    one(&lock, text, &reading)
+}
+
+/// Reads the locks of all platforms that images are built for.
+///
+/// # Errors
+/// As [`parse`]; when there is none of these.
+pub fn parse_all(text: &str, file: &str, dir: &Path) -> Result<Locks> {
+    let lock = read(text, file, dir)?;
+    let has = |machine: &Machine| {
+        lock.environment(ENV).is_some_and(|env| {
+            let mut platforms = env.platforms();
+            platforms.any(|platform| platform.subdir() == machine.subdir())
+        })
+    };
+    let mut machines: Vec<Machine> = Machine::ALL.into_iter().filter(has).collect();
+    if machines.is_empty() {
+        machines.push(Machine::default()); // to say that it is missing
+    }
+    let read = machines.into_iter().map(|machine| {
+        let reading = Reading {
+            file,
+            dir,
+            platform: machine.subdir(),
+        };
+        Ok((machine, one(&lock, text, &reading)?))
+    });
+    read.collect()
+}
+
+fn unreadable(file: &str, why: String) -> Error {
+    Error::input(format!("{file} is not a lock that imgbuild can read"))
+        .why(why)
+        .hint("run `imgbuild lock` to write it anew")
+}
+
+fn read(text: &str, file: &str, dir: &Path) -> Result<LockFile> {
+    let text = foreign::harmless(Source { file, text })?;
+    LockFile::from_str_with_base_directory(&text, Some(dir))
+        .map_err(|e| unreadable(file, chain(&e)))
+}
+
+/// The lock of the reading's platform.
+fn one(lock: &LockFile, text: &str, reading: &Reading<'_>) -> Result<Lock> {
+    let file = reading.file;
+    let (base, conditions) =
+        header::parse(text, reading.platform).map_err(|why| unreadable(file, why))?;
+    let env = lock.environment(ENV).ok_or_else(|| {
+        Error::input(format!("{file} has no environment named '{ENV}'"))
+            .hint("run `imgbuild lock` to write it anew")
+    })?;
     Ok(Lock {
         conditions: reading.conditions(conditions, env),
         env: reading.environment(env)?,

@@ -52,25 +52,65 @@ fn lock(channel: &str, wheels: &str) -> Lock {
     }
 }
 
+fn alone(lock: &Lock, dir: &Path) -> String {
+    render(&Locks::from([(Machine::Amd64, lock.clone())]), dir).unwrap()
+}
+
+#[test]
+fn one_file_holds_several_platforms() {
+    let dir = Path::new("/proj");
+    let amd64 = lock("https://host/c/", "file:///else/");
+    let mut arm64 = amd64.clone();
+    arm64.base = None;
+    arm64.conditions.virtual_packages = vec!["__glibc=2.40=0".into()];
+    arm64.conditions.pip = None;
+    arm64.conditions.exclude_newer = None;
+    arm64.env = LockedEnv::new(amd64.env.channels.clone(), amd64.env.packages().to_vec());
+    let mut locks = Locks::from([(Machine::Amd64, amd64), (Machine::Arm64, arm64)]);
+    // What is undecided without pip packages must be what it is by default.
+    assert!(render(&locks, dir).is_err());
+    let pip = locks
+        .get_mut(&Machine::Amd64)
+        .unwrap()
+        .conditions
+        .pip
+        .as_mut();
+    pip.unwrap().prereleases = false;
+    let text = render(&locks, dir).unwrap();
+    let again = parse_all(&text, "f", dir).unwrap();
+    assert_eq!(render(&again, dir).unwrap(), text);
+    for (machine, lock) in &locks {
+        let read = parse(&text, "f", dir, machine.subdir()).unwrap();
+        assert_eq!(read.base, lock.base, "{machine}");
+        assert_eq!(read.conditions, lock.conditions, "{machine}");
+        assert_eq!(read.env.packages(), lock.env.packages(), "{machine}");
+        assert_eq!(read.env.wheels(), lock.env.wheels(), "{machine}");
+    }
+    let other = &mut locks.get_mut(&Machine::Arm64).unwrap().env.channels;
+    other.push("https://host/d/".into());
+    let error = render(&locks, dir).unwrap_err().to_string();
+    assert!(error.contains("one list of channels"), "{error}");
+}
+
 #[test]
 fn reads_what_it_wrote() {
     let dir = Path::new("/proj");
     let one = lock("https://host/c/", "file:///else/");
-    let text = render(&one, Subdir::Linux64, dir).unwrap();
+    let text = alone(&one, dir);
     let again = parse(&text, "f", dir, Subdir::Linux64).unwrap();
     assert_eq!(again.base, one.base);
     assert_eq!(again.conditions, one.conditions);
     assert_eq!(again.env.channels, one.env.channels);
     assert_eq!(again.env.wheels(), one.env.wheels());
     assert_eq!(again.env.packages(), one.env.packages());
-    assert_eq!(render(&again, Subdir::Linux64, dir).unwrap(), text);
+    assert_eq!(alone(&again, dir), text);
 }
 
 #[test]
 fn files_inside_the_folder_move_with_it() {
     let (here, there) = (Path::new("/proj"), Path::new("/moved/here"));
     let one = lock("file:///proj/my%20channel/", "file:///proj/wheels/");
-    let text = render(&one, Subdir::Linux64, here).unwrap();
+    let text = alone(&one, here);
     assert!(!text.contains("/proj"), "{text}");
     let moved = parse(&text, "f", there, Subdir::Linux64).unwrap();
     let two = lock(
@@ -80,5 +120,5 @@ fn files_inside_the_folder_move_with_it() {
     assert_eq!(moved.env.channels, two.env.channels);
     assert_eq!(moved.env.packages(), two.env.packages());
     assert_eq!(moved.env.wheels(), two.env.wheels());
-    assert_eq!(render(&moved, Subdir::Linux64, there).unwrap(), text);
+    assert_eq!(alone(&moved, there), text);
 }

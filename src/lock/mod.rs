@@ -24,7 +24,7 @@ pub use channels::{Channels, WantedSpec};
 pub use client::{ClientOptions, http_client};
 pub use conditions::{Conditions, LockedBase, PipConditions, cutoff};
 pub use cuda::{CudaIntent, CudaTarget, CudaVersion, Flavour, cuda_intent, flavour};
-pub use file::{parse, render};
+pub use file::{Locks, agree, parse, parse_all, render};
 pub use header::is_own;
 pub use renew::{Unmet, Wanted, keep, pip_conditions, unmet, unmet_base};
 pub use satisfies::WantedChannel;

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     digest::Digest,
+    machine::Machine,
     spec::{PipRequirement, PipSection, source::Place},
 };
 
@@ -33,7 +34,8 @@ impl Unmet {
         }
     }
 
-    pub(super) fn anywhere(what: String) -> Self {
+    /// A reason that stands nowhere in the environment file.
+    pub fn anywhere(what: String) -> Self {
         Self { place: None, what }
     }
 
@@ -58,6 +60,8 @@ pub struct Wanted<'a> {
     pub pip: &'a PipSection,
     /// What the solver would be told.
     pub conditions: &'a Conditions,
+    /// What the image runs on.
+    pub machine: Machine,
 }
 
 /// Every reason why the packages of the lock do not answer any more; empty when they do.
@@ -191,7 +195,7 @@ fn pip(lock: &Lock, wanted: &Wanted<'_>) -> Vec<Unmet> {
     let locked = lock.conditions.pip.as_ref().unwrap_or(&nothing);
     let asked = pip_conditions(wanted.pip).unwrap_or_default();
     let mut all = Vec::new();
-    let markers = markers(lock.env.packages());
+    let markers = markers(lock.env.packages(), wanted.machine);
     let applies = |requirement: &PipRequirement| {
         let evaluate = |markers| requirement.parsed.evaluate_markers(markers, &[]);
         markers.as_ref().is_none_or(evaluate)

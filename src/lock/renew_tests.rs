@@ -75,6 +75,7 @@ impl Asked {
             miniconda: self.miniconda.as_deref(),
             pip: &self.pip,
             conditions: &self.conditions,
+            machine: crate::machine::Machine::Amd64,
         };
         let unmet = unmet(lock, &wanted);
         unmet.iter().map(|reason| reason.in_file("e.yml")).collect()

@@ -13,6 +13,7 @@ use super::archive::PackageInfo;
 use crate::{
     error::{Error, Result, chain},
     lock::LockedEnv,
+    machine::Machine,
 };
 
 /// The prefix that packages are linked into.
@@ -29,12 +30,12 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// A prefix at `path` for these packages; `root` is where a layer has it.
+    /// A prefix at `path` for these packages of a machine's environment; `root` is where a layer has it.
     ///
     /// # Errors
     /// When the environment's Python has no usable version.
-    pub fn new(path: &str, root: &str, locked: &LockedEnv) -> Result<Self> {
-        let platform = Subdir::Linux64;
+    pub fn new(path: &str, root: &str, locked: &LockedEnv, machine: Machine) -> Result<Self> {
+        let platform = machine.subdir();
         let python = locked
             .package("python")
             .map(|record| {

@@ -36,6 +36,7 @@ use crate::{
     digest::Digest,
     error::{Error, Exit, Result},
     lock::LockedEnv,
+    machine::Machine,
     package::{EntrySink, Prefix},
     report::Reporter,
     store::Store,
@@ -76,7 +77,8 @@ pub struct Compiled<'a> {
 
 /// Compiles for one environment. Python is started when the first source has to be compiled.
 pub struct Compiler<'a> {
-    locked: &'a LockedEnv,
+    /// The environment whose Python compiles.
+    runs: Runs<'a>,
     prefix: Prefix,
     python: PythonInfo,
     version: String,
@@ -86,13 +88,38 @@ pub struct Compiler<'a> {
     told: Mutex<BTreeSet<Digest>>,
 }
 
+/// Whose Python compiles for an environment.
+#[derive(Clone, Copy)]
+enum Runs<'a> {
+    /// The environment's own.
+    Own(&'a LockedEnv),
+    /// That of an environment for this machine, of the very same version.
+    StandIn(&'a LockedEnv),
+    /// None: the environment is for another kind of machine, and for this one the lock has a Python
+    /// of that other version, or none.
+    Nothing(Option<&'a RepoDataRecord>),
+}
+
 impl<'a> Compiler<'a> {
     /// A compiler for the environment's Python; none where there is none, and none where its
-    /// bytecode is not known ([`unknown`]).
-    pub fn new(locked: &'a LockedEnv, prefix: &Prefix) -> Option<Self> {
+    /// bytecode is not known ([`unknown`]). Where the environment is for another kind of machine
+    /// than this, one of `natives`, environments for this one, may lend its Python.
+    pub fn new(locked: &'a LockedEnv, prefix: &Prefix, natives: &'a [LockedEnv]) -> Option<Self> {
         let record = &locked.package("python")?.package_record;
+        let same = |native: &&LockedEnv| {
+            let python = native
+                .package("python")
+                .map(|python| &python.package_record);
+            python.is_some_and(|other| other.version == record.version && layout(other).is_some())
+        };
+        let here = Machine::here().map(Machine::subdir);
+        let runs = match natives.iter().find(same) {
+            _ if here == Some(prefix.platform) => Runs::Own(locked),
+            Some(native) => Runs::StandIn(native),
+            None => Runs::Nothing(natives.iter().find_map(|native| native.package("python"))),
+        };
         Some(Self {
-            locked,
+            runs,
             prefix: prefix.clone(),
             python: prefix.python.clone()?,
             version: record.version.to_string(),
@@ -102,9 +129,13 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// The packages that make up the Python: compiling brings those that are not in the store.
+    /// Those of the environment's packages that make up the Python which compiles: compiling brings
+    /// what is not in the store.
     pub fn packages(&self) -> Vec<&'a RepoDataRecord> {
-        python::closure(self.locked)
+        match self.runs {
+            Runs::Own(locked) => python::closure(locked),
+            Runs::StandIn(_) | Runs::Nothing(_) => Vec::new(),
+        }
     }
 
     /// What compiled bytes depend on beside the package and the prefix: part of the key of every
@@ -162,7 +193,7 @@ impl<'a> Compiler<'a> {
             return Ok(Arc::clone(pool));
         }
         let wanted = Wanted {
-            locked: self.locked,
+            runs: self.runs,
             prefix: &self.prefix,
             info: &self.python,
             version: self.version.clone(),

@@ -10,7 +10,7 @@ use rattler::install::PythonInfo;
 use rattler_conda_types::RepoDataRecord;
 
 use super::{
-    WAY_OUT, Workshop,
+    Runs, WAY_OUT, Workshop,
     folder::FolderSink,
     worker::{About, Interpreter, Worker, on_path},
 };
@@ -19,6 +19,7 @@ use crate::{
     error::{Error, Exit, Result, chain},
     fetch,
     lock::LockedEnv,
+    machine::Machine,
     package::{Package, Prefix, place},
     store::note_use,
 };
@@ -30,8 +31,8 @@ const ROOT: &str = "python";
 
 /// The Python of an environment.
 pub(super) struct Wanted<'a> {
-    /// The environment.
-    pub locked: &'a LockedEnv,
+    /// The environment that has it, or one that lends it.
+    pub runs: Runs<'a>,
     /// Where its packages are linked to.
     pub prefix: &'a Prefix,
     /// Paths and version.
@@ -48,13 +49,15 @@ impl Wanted<'_> {
     /// When there is none.
     pub(super) fn find(&self, workshop: &Workshop<'_>) -> Result<Interpreter> {
         let mut why = Vec::new();
-        if runs_here() {
-            match self.own(workshop)? {
+        match self.runs {
+            Runs::Own(locked) | Runs::StandIn(locked) => match self.unpacked(locked, workshop)? {
                 Ok(interpreter) => return Ok(interpreter),
                 Err(reason) => why.push(format!("the environment's own does not run: {reason}")),
+            },
+            Runs::Nothing(other) => {
+                let other = other.map(|record| record.package_record.version.to_string());
+                why.extend(foreign(&self.version, Machine::here(), other.as_deref()));
             }
-        } else {
-            why.push("the environment's own is for another kind of machine".to_owned());
         }
         let (major, minor) = self.info.short_version;
         for name in [&format!("python{major}.{minor}"), "python3", "python"] {
@@ -83,9 +86,13 @@ impl Wanted<'_> {
         )))
     }
 
-    /// The environment's own, unpacked; the inner error is why it does not run.
-    fn own(&self, workshop: &Workshop<'_>) -> Result<std::result::Result<Interpreter, String>> {
-        let packages = closure(self.locked);
+    /// That of an environment, unpacked; the inner error is why it does not run.
+    fn unpacked(
+        &self,
+        locked: &LockedEnv,
+        workshop: &Workshop<'_>,
+    ) -> Result<std::result::Result<Interpreter, String>> {
+        let packages = closure(locked);
         let key = key(&packages)?;
         let folder = workshop.store.python_path(&key);
         let interpreter = Interpreter {
@@ -165,9 +172,17 @@ impl Wanted<'_> {
     }
 }
 
-/// Whether a linux-64 program can be tried here at all.
-fn runs_here() -> bool {
-    cfg!(all(target_os = "linux", target_arch = "x86_64"))
+/// Why the lock has no Python of a version that runs here, where it has `other`, and what could be
+/// done.
+fn foreign(version: &str, here: Option<Machine>, other: Option<&str>) -> Vec<String> {
+    let own = "the environment's own is for another kind of machine".to_owned();
+    let here = here.map(|here| match other {
+        None => format!("the lock has no Python for {here}: lock for both (--platform)"),
+        Some(other) => format!(
+            "the lock's Python for {here} is {other}: ask for one version, python={version}"
+        ),
+    });
+    [own].into_iter().chain(here).collect()
 }
 
 /// What an interpreter needs to compile: itself, the libraries beside it, the standard library.
@@ -222,4 +237,17 @@ fn key(packages: &[&RepoDataRecord]) -> Result<Digest> {
     serde_json::to_vec(&(FORMAT, hashes))
         .map(|bytes| Digest::of(&bytes))
         .map_err(|e| Error::new(Exit::Internal, "cannot make the key of a Python").why(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_has_a_way_out() {
+        let said = |other| foreign("3.11.2", Some(Machine::Amd64), other).join("; ");
+        assert!(said(None).ends_with("no Python for linux/amd64: lock for both (--platform)"));
+        assert!(said(Some("3.11.1")).ends_with("is 3.11.1: ask for one version, python=3.11.2"));
+        assert_eq!(foreign("3.11.2", None, None).len(), 1);
+    }
 }

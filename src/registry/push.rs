@@ -16,11 +16,10 @@ use super::{
     upload::{Blob, upload},
 };
 use crate::{
-    base::media,
     cache_from::Origins,
     digest::Digest,
     error::{Error, Result},
-    image::{BASE_NAME, Image, Manifest},
+    image::{BASE_NAME, Document, ImageSet, Manifest},
     report::{Reporter, human_bytes},
     store::Store,
 };
@@ -28,27 +27,31 @@ use crate::{
 /// How many blobs are sent at once.
 const CONCURRENT: usize = 4;
 
-/// Pushes an image to every reference; one without a tag gets `latest`.
+/// Pushes an image, or the images of an index and then that, to every reference; one without a tag
+/// gets `latest`.
 ///
 /// # Errors
 /// When a reference is not one, a blob is not in the store, or a registry cannot be reached or
 /// refuses. References before the one that failed are pushed.
 pub async fn push(
-    image: &Image,
+    set: &ImageSet,
     references: &[String],
     origins: &Origins<'_>,
     reporter: &Reporter,
 ) -> Result<()> {
-    let manifest = Manifest::parse(&image.manifest)?;
-    let blobs = blobs(&manifest);
+    let manifests = set.images().iter();
+    let manifests = manifests
+        .map(|image| Manifest::parse(&image.manifest))
+        .collect::<Result<Vec<_>>>()?;
+    let blobs = blobs(&manifests);
     let store = origins.store();
     let from_here = blobs.iter().filter(|blob| !origins.has(&blob.digest));
     check_stored(from_here, store)?;
-    let mut sources: Vec<Source> = base_source(&manifest).into_iter().collect();
+    let mut sources: Vec<Source> = manifests.iter().find_map(base_source).into_iter().collect();
     for target in targets(references)? {
         let remote = Remote::connect(&target.first, RegistryOperation::Push, reporter).await?;
         let push = Push {
-            image,
+            documents: &set.documents(),
             blobs: &blobs,
             sources: &sources,
             origins,
@@ -94,27 +97,33 @@ fn same_repository(one: &Reference, other: &Reference) -> bool {
     one.registry() == other.registry() && one.repository() == other.repository()
 }
 
-/// Config and layers, each once.
-fn blobs(manifest: &Manifest) -> Vec<Blob> {
+/// Configs and layers, each once.
+fn blobs(manifests: &[Manifest]) -> Vec<Blob> {
+    let mut blobs: Vec<Blob> = Vec::new();
+    for blob in manifests.iter().flat_map(blobs_of) {
+        if blobs.iter().all(|known| known.digest != blob.digest) {
+            blobs.push(blob);
+        }
+    }
+    blobs
+}
+
+fn blobs_of(manifest: &Manifest) -> Vec<Blob> {
     // Only imgbuild's own layers are annotated, and the lowest of those has a package in it.
     let of_base = manifest
         .layers
         .iter()
         .take_while(|layer| layer.annotations.is_empty())
         .count();
-    let mut blobs: Vec<Blob> = Vec::new();
     let layers = manifest.layers.iter().enumerate();
     let layers = layers.map(|(at, layer)| (layer, at < of_base));
-    for (descriptor, base) in layers.chain([(&manifest.config, false)]) {
-        if blobs.iter().all(|blob| blob.digest != descriptor.digest) {
-            blobs.push(Blob {
-                digest: descriptor.digest,
-                size: descriptor.size,
-                base,
-            });
-        }
-    }
-    blobs
+    let all = layers.chain([(&manifest.config, false)]);
+    all.map(|(descriptor, base)| Blob {
+        digest: descriptor.digest,
+        size: descriptor.size,
+        base,
+    })
+    .collect()
 }
 
 fn check_stored<'b>(mut blobs: impl Iterator<Item = &'b Blob>, store: &Store) -> Result<()> {
@@ -165,7 +174,8 @@ enum Came {
 
 /// A push to one repository.
 struct Push<'a> {
-    image: &'a Image,
+    /// Manifests, then the index over them; tags name the last one.
+    documents: &'a [Document],
     blobs: &'a [Blob],
     sources: &'a [Source],
     /// Where layers come from that need not be in the store.
@@ -186,20 +196,19 @@ impl Push<'_> {
             human_bytes(bytes)
         ));
         let mut came = self.send_blobs(true).await?;
-        let by_digest = self.named(&self.image.digest.to_string());
-        match self.put_manifest(&by_digest).await {
+        match self.put_documents().await {
             Err(e) if e.to_string().contains("BLOB_UNKNOWN") => {
                 self.reporter.warn(format_args!(
                     "{} lacks blobs that it said it has: sending all",
                     self.remote.reference().registry()
                 ));
                 came = self.send_blobs(false).await?;
-                self.put_manifest(&by_digest).await?;
+                self.put_documents().await?;
             }
             done => done?,
         }
-        for tag in tags {
-            self.put_manifest(tag).await?;
+        for (tag, document) in tags.iter().zip(self.documents.last().into_iter().cycle()) {
+            self.put_manifest(tag, document).await?;
         }
         self.reporter
             .step(format_args!("Pushed {names} ({})", summary(&came)));
@@ -279,25 +288,34 @@ impl Push<'_> {
         Reference::with_tag(at.registry().into(), at.repository().into(), name.into())
     }
 
-    /// Puts the manifest under a name, unless that is what the name stands for already.
-    async fn put_manifest(&self, at: &Reference) -> Result<()> {
+    /// Puts every manifest, and then the index, under its digest.
+    async fn put_documents(&self) -> Result<()> {
+        for document in self.documents {
+            let by_digest = self.named(&document.digest.to_string());
+            self.put_manifest(&by_digest, document).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a document under a name, unless that is what the name stands for already.
+    async fn put_manifest(&self, at: &Reference, document: &Document) -> Result<()> {
         let put = self.remote.retrying(|| async {
-            if self.names_image(at).await? {
+            if self.names(at, &document.digest).await? {
                 return Ok(());
             }
-            let (bytes, client) = (self.image.manifest.clone(), self.remote.client());
-            let media_type = HeaderValue::from_static(media::OCI_MANIFEST);
+            let (bytes, client) = (document.bytes.clone(), self.remote.client());
+            let media_type = HeaderValue::from_static(document.media_type);
             let put = client.push_manifest_raw(at, bytes, media_type).await;
             put.map(drop).map_err(|e| self.remote.failure(e))
         });
         put.await.map_err(|e| e.at(at.whole()))
     }
 
-    async fn names_image(&self, at: &Reference) -> Result<bool, Failure> {
+    async fn names(&self, at: &Reference, document: &Digest) -> Result<bool, Failure> {
         let client = self.remote.client();
         let found = client.fetch_manifest_digest(at, self.remote.auth()).await;
         match found {
-            Ok(digest) => Ok(digest.parse::<Digest>().ok() == Some(self.image.digest)),
+            Ok(digest) => Ok(digest.parse::<Digest>().ok() == Some(*document)),
             Err(e) if status(&e) == Some(404) => Ok(false),
             Err(e) => Err(self.remote.failure(e)),
         }
@@ -351,11 +369,11 @@ mod tests {
                 "digest": Digest::of(name.as_bytes())})
         };
         let manifest = serde_json::json!({
-            "schemaVersion": 2, "mediaType": media::OCI_MANIFEST, "config": layer("c", false),
+            "schemaVersion": 2, "mediaType": crate::base::media::OCI_MANIFEST, "config": layer("c", false),
             "layers": [layer("base", false), layer("base", false), layer("p", true), layer("s", false)],
         });
         let manifest = Manifest::parse(manifest.to_string().as_bytes()).unwrap();
-        let blobs = blobs(&manifest);
+        let blobs = blobs(&[manifest.clone(), manifest]);
         let of_base: Vec<bool> = blobs.iter().map(|blob| blob.base).collect();
         assert_eq!(of_base, [true, false, false, false]);
     }

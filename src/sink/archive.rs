@@ -1,21 +1,25 @@
 //! One tar: an OCI layout, or that plus `manifest.json`, which every Docker store loads.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Write},
     path::Path,
+    slice,
 };
 
 use serde_json::json;
 use tar::{Builder, EntryType, Header};
 
 use super::{
-    Contents, folder_of,
+    Contents,
+    contents::Blob,
+    folder_of,
     layout::{LAYOUT, atomically, descriptors},
 };
 use crate::{
     digest::Digest,
     error::{Error, Result},
-    image::{Image, Index},
+    image::{Document, Image, ImageSet, Index},
     space::Watched,
     store::Store,
 };
@@ -35,22 +39,27 @@ pub enum ArchiveKind {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_archive(
-    image: &Image,
+    set: &ImageSet,
     names: &[String],
     kind: ArchiveKind,
     dest: &Path,
     store: &Store,
 ) -> Result<()> {
-    let contents = match kind {
-        ArchiveKind::Oci => Contents::stored(image),
-        ArchiveKind::Docker => Contents::plain(image, store)?,
+    let contents = set.images().iter().map(|image| match kind {
+        ArchiveKind::Oci => Ok(Contents::stored(image)),
+        ArchiveKind::Docker => Contents::plain(image, store),
+    });
+    let parts = Parts {
+        contents: &contents.collect::<Result<Vec<_>>>()?,
+        index: set.index(),
+        names,
     };
     let mut failure = None;
-    let size = contents.size();
+    let size = parts.blobs().iter().map(|blob| blob.size).sum();
     let written = atomically(dest, size, |file| {
         let file = Watched::new(file, folder_of(dest).to_owned(), Some(size));
         let mut out = io::BufWriter::with_capacity(1 << 20, file);
-        match stream(&contents, names, kind, store, &mut out) {
+        match parts.stream(kind, store, &mut out) {
             Ok(()) => out.flush(),
             Err(e) => {
                 failure = Some(e);
@@ -72,48 +81,80 @@ pub fn stream(
     store: &Store,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let failed = |e| Error::of_io("cannot write the image archive", e);
-    let mut tar = Builder::new(out);
-    directory(&mut tar, "blobs/").map_err(failed)?;
-    directory(&mut tar, "blobs/sha256/").map_err(failed)?;
-    for blob in contents.blobs() {
-        file(
-            &mut tar,
-            &blob_name(&blob.digest),
-            blob.size,
-            blob.open(store)?,
-        )
-        .map_err(failed)?;
+    let parts = Parts {
+        contents: slice::from_ref(contents),
+        index: None,
+        names,
+    };
+    parts.stream(kind, store, out)
+}
+
+/// What goes into an archive.
+struct Parts<'a> {
+    contents: &'a [Contents],
+    /// The index over them, where there is one.
+    index: Option<&'a Document>,
+    names: &'a [String],
+}
+
+impl Parts<'_> {
+    fn stream(&self, kind: ArchiveKind, store: &Store, out: &mut dyn Write) -> Result<()> {
+        let failed = |e| Error::of_io("cannot write the image archive", e);
+        let mut tar = Builder::new(out);
+        directory(&mut tar, "blobs/").map_err(failed)?;
+        directory(&mut tar, "blobs/sha256/").map_err(failed)?;
+        for blob in self.blobs() {
+            let name = blob_name(&blob.digest);
+            file(&mut tar, &name, blob.size, blob.open(store)?).map_err(failed)?;
+        }
+        for (name, bytes) in self.documents(kind)? {
+            file(&mut tar, &name, bytes.len() as u64, &bytes[..]).map_err(failed)?;
+        }
+        tar.finish().map_err(failed)
     }
-    let image = contents.image();
-    let documents = [
-        (blob_name(&image.config_digest), image.config.clone()),
-        (blob_name(&image.digest), image.manifest.clone()),
-        ("oci-layout".into(), LAYOUT.to_vec()),
-        (
-            "index.json".into(),
-            Index::new(descriptors(image, names)).to_bytes()?,
-        ),
-    ];
-    let docker = (kind == ArchiveKind::Docker)
-        .then(|| ("manifest.json".to_owned(), docker_manifest(image, names)));
-    for (name, bytes) in documents.into_iter().chain(docker) {
-        file(&mut tar, &name, bytes.len() as u64, &bytes[..]).map_err(failed)?;
+
+    /// The layers, each once: images share those of their noarch packages and code.
+    fn blobs(&self) -> Vec<Blob> {
+        let mut seen = BTreeSet::new();
+        let blobs = self.contents.iter().flat_map(Contents::blobs);
+        blobs.filter(|blob| seen.insert(blob.digest)).collect()
     }
-    tar.finish().map_err(failed)
+
+    fn documents(&self, kind: ArchiveKind) -> Result<Vec<(String, Vec<u8>)>> {
+        let (mut files, mut top) = (Vec::new(), Vec::new());
+        for contents in self.contents {
+            let image = contents.image();
+            files.push((blob_name(&image.config_digest), image.config.clone()));
+            files.push((blob_name(&image.digest), image.manifest.clone()));
+            top = descriptors(&Document::of_image(image), self.names);
+        }
+        if let Some(index) = self.index {
+            files.push((blob_name(&index.digest), index.bytes.clone()));
+            top = descriptors(index, self.names);
+        }
+        files.push(("oci-layout".into(), LAYOUT.to_vec()));
+        files.push(("index.json".into(), Index::new(top).to_bytes()?));
+        if kind == ArchiveKind::Docker {
+            let images = self.contents.iter().map(Contents::image);
+            files.push(("manifest.json".into(), docker_manifest(images, self.names)));
+        }
+        Ok(files)
+    }
 }
 
 /// Docker's own list of images in an archive (moby image-spec v1.2, "Combined Image JSON +
 /// Filesystem Changeset Format").
-fn docker_manifest(image: &Image, names: &[String]) -> Vec<u8> {
-    let layers: Vec<String> = image.layers.iter().map(|l| blob_name(&l.digest)).collect();
-    json!([{
-        "Config": blob_name(&image.config_digest),
-        "RepoTags": names,
-        "Layers": layers,
-    }])
-    .to_string()
-    .into_bytes()
+fn docker_manifest<'a>(images: impl Iterator<Item = &'a Image>, names: &[String]) -> Vec<u8> {
+    let entry = |image: &Image| {
+        let layers: Vec<String> = image.layers.iter().map(|l| blob_name(&l.digest)).collect();
+        json!({
+            "Config": blob_name(&image.config_digest),
+            "RepoTags": names,
+            "Layers": layers,
+        })
+    };
+    let list: Vec<_> = images.map(entry).collect();
+    json!(list).to_string().into_bytes()
 }
 
 fn blob_name(digest: &Digest) -> String {

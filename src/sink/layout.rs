@@ -5,10 +5,9 @@ use std::{fs, io::Write, path::Path};
 use oci_spec::distribution::Reference;
 
 use crate::{
-    base::media,
     digest::Digest,
     error::{Error, Result},
-    image::{Descriptor, Image, Index},
+    image::{Descriptor, Document, ImageSet, Index},
     space::{Progress, explained},
     store::Store,
 };
@@ -20,12 +19,12 @@ pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// (containerd, core/images/annotations.go).
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
-/// Writes the image into a layout folder, made if it is missing. Images that are there stay,
+/// Writes images into a layout folder, made if it is missing. Images that are there stay,
 /// but for those of the same name. Blobs come first, `index.json` last. See [`super::Output::check`].
 ///
 /// # Errors
 /// When the folder cannot be written.
-pub fn write_layout(image: &Image, names: &[String], dest: &Path, store: &Store) -> Result<()> {
+pub fn write_layout(set: &ImageSet, names: &[String], dest: &Path, store: &Store) -> Result<()> {
     let folder =
         |path: &Path| fs::create_dir_all(path).map_err(|e| Error::io("make the folder", path, e));
     folder(dest)?;
@@ -33,12 +32,20 @@ pub fn write_layout(image: &Image, names: &[String], dest: &Path, store: &Store)
     put(&dest.join("oci-layout"), LAYOUT)?;
     let blobs = dest.join("blobs/sha256");
     folder(&blobs)?;
-    for layer in &image.layers {
-        copy_blob(store, &layer.digest, layer.size, &blobs)?;
+    for image in set.images() {
+        for layer in &image.layers {
+            copy_blob(store, &layer.digest, layer.size, &blobs)?;
+        }
+        put(&blobs.join(image.config_digest.hex()), &image.config)?;
     }
-    put(&blobs.join(image.config_digest.hex()), &image.config)?;
-    put(&blobs.join(image.digest.hex()), &image.manifest)?;
-    let index = updated_index(&dest.join("index.json"), image, names)?;
+    let documents = set.documents();
+    for document in &documents {
+        put(&blobs.join(document.digest.hex()), &document.bytes)?;
+    }
+    let top = documents
+        .last()
+        .map(|document| descriptors(document, names));
+    let index = updated_index(&dest.join("index.json"), top.unwrap_or_default(), names)?;
     put(&dest.join("index.json"), &index.to_bytes()?)
 }
 
@@ -61,15 +68,9 @@ pub(super) fn refuse_foreign(dest: &Path) -> Result<()> {
     }
 }
 
-/// The manifest's descriptors: one a name, or one without.
-pub(super) fn descriptors(image: &Image, names: &[String]) -> Vec<Descriptor> {
-    let plain = Descriptor {
-        media_type: media::OCI_MANIFEST.into(),
-        digest: image.digest,
-        size: image.manifest.len() as u64,
-        annotations: Default::default(),
-        platform: None,
-    };
+/// The descriptors of a manifest or an index: one a name, or one without.
+pub(super) fn descriptors(document: &Document, names: &[String]) -> Vec<Descriptor> {
+    let plain = document.descriptor();
     if names.is_empty() {
         return vec![plain];
     }
@@ -85,8 +86,7 @@ pub(super) fn descriptors(image: &Image, names: &[String]) -> Vec<Descriptor> {
     names.iter().map(named).collect()
 }
 
-fn updated_index(path: &Path, image: &Image, names: &[String]) -> Result<Index> {
-    let new = descriptors(image, names);
+fn updated_index(path: &Path, new: Vec<Descriptor>, names: &[String]) -> Result<Index> {
     let mut kept: Vec<Descriptor> = match fs::read(path) {
         Ok(bytes) => {
             let index: Index = serde_json::from_slice(&bytes).map_err(|e| {
@@ -100,7 +100,7 @@ fn updated_index(path: &Path, image: &Image, names: &[String]) -> Result<Index> 
     };
     kept.retain(|old| match old.annotations.get(REF_NAME) {
         Some(name) => !names.contains(name),
-        None => old.digest != image.digest,
+        None => new.iter().all(|new| old.digest != new.digest),
     });
     kept.extend(new);
     Ok(Index::new(kept))

@@ -146,8 +146,9 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let paths = write(definition.name, dir.path(), false).unwrap();
             assert!(paths.iter().all(|p| p.is_file()));
-            let spec =
-                ImageSpec::resolve(&dir.path().join("env.yml"), Overrides::default()).unwrap();
+            let spec = ImageSpec::resolve(&dir.path().join("env.yml"), Overrides::default())
+                .unwrap()
+                .remove(0);
             assert_eq!(spec.env.name.as_deref(), Some(definition.name));
             assert!(spec.warnings.is_empty(), "{:?}", spec.warnings);
             assert!(!spec.tags.is_empty());

@@ -20,6 +20,7 @@ pub const FILE: &str = "imgbuild.yaml";
 
 const KEYS: &[&str] = &[
     "base",
+    "platforms",
     "tags",
     "code",
     "user",
@@ -71,6 +72,7 @@ impl Reader<'_> {
     fn take(&self, config: &mut Overrides, key: &Node, value: &Node) -> Result<()> {
         let name = key.scalar().unwrap_or_default();
         match name {
+            "platforms" => config.machines = self.one_or_more(value, name, str::parse)?,
             "base" => config.base = Some(self.base(value)?),
             "tags" => config.tags = self.tags(value)?,
             "code" => config.code = Some(self.code(value)?),

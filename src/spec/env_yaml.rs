@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::{
     error::{Error, Result},
+    machine::Machine,
     spec::{
         PipSection, check, expand, pip, selectors,
         source::{Place, Source, quoted},
@@ -68,6 +69,10 @@ pub struct EnvYaml {
     pub pip: PipSection,
     /// Environment variables for the image, in file order.
     pub variables: Vec<(String, String)>,
+    /// The platforms that it is for, in conda's words; empty when it does not say.
+    pub platforms: Vec<String>,
+    /// Where it says so.
+    pub platforms_at: Place,
     /// What was read but has no effect, in words.
     pub warnings: Vec<String>,
 }
@@ -121,21 +126,21 @@ impl EnvYaml {
     ///
     /// # Errors
     /// As [`EnvYaml::parse`], and when the bytes are not UTF-8.
-    pub fn parse_bytes(bytes: &[u8], file: &str, dir: &Path) -> Result<Self> {
-        Self::parse(utf8(bytes, file)?, file, dir)
+    pub fn parse_bytes(bytes: &[u8], file: &str, dir: &Path, machine: Machine) -> Result<Self> {
+        Self::parse(utf8(bytes, file)?, file, dir, machine)
     }
 
     /// Parses an environment file.
     ///
     /// `file` is the name that errors show; `dir` is the folder it lies in, against which
-    /// relative channel paths are resolved.
+    /// relative channel paths are resolved. Lines with a selector for other machines are left out.
     ///
     /// # Errors
     /// An input error with the place, for anything conda would not take either, for keys it
     /// does not know, and for pip packages that would have to be built.
-    pub fn parse(text: &str, file: &str, dir: &Path) -> Result<Self> {
+    pub fn parse(text: &str, file: &str, dir: &Path, machine: Machine) -> Result<Self> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let (text, warnings) = selectors::apply(text, file);
+        let (text, warnings) = selectors::apply(text, file, machine);
         let source = Source { file, text: &text };
         let root = yaml::parse(source)?;
         let Value::Map(items) = &root.value else {
@@ -168,7 +173,7 @@ impl EnvYaml {
                 "{}:{}: 'prefix:' is ignored, it names a folder of another machine; the image's prefix is set in imgbuild.yaml",
                 source.file, key.place.line
             )),
-            "platforms" => self.platforms(source, key, value)?,
+            "platforms" => self.platforms(source, value)?,
             _ => return source.unknown_key(key, KEYS),
         }
         Ok(())
@@ -199,21 +204,49 @@ impl EnvYaml {
         Ok(())
     }
 
-    /// conda-lock's key; images are for linux-64.
-    fn platforms(&mut self, source: Source, key: &Node, value: &Node) -> Result<()> {
+    /// conda-lock's key.
+    fn platforms(&mut self, source: Source, value: &Node) -> Result<()> {
         let names = source.list(value, "platforms")?;
-        if names.iter().any(|n| n.scalar() == Some("linux-64")) {
-            self.warnings.push(format!(
-                "{}:{}: 'platforms:' is ignored, images are built for linux-64",
-                source.file, key.place.line
-            ));
+        let names = names.iter().filter_map(Node::scalar).map(str::to_owned);
+        self.platforms = names.collect();
+        self.platforms_at = value.place;
+        match self.machines().is_empty() {
+            false => Ok(()),
+            true => Err(source.error(
+                value.place,
+                "the environment is for no platform that images are built for",
+                "'platforms:' lists neither linux-64 nor linux-aarch64",
+            )),
+        }
+    }
+
+    /// Those of its platforms that images are built for; empty when it does not say.
+    pub fn machines(&self) -> Vec<Machine> {
+        let all = Machine::ALL.into_iter();
+        all.filter(|machine| self.lists(*machine)).collect()
+    }
+
+    fn lists(&self, machine: Machine) -> bool {
+        let subdir = machine.subdir();
+        self.platforms.iter().any(|name| name == subdir.as_str())
+    }
+
+    /// Refuses a machine that the file is not for.
+    ///
+    /// # Errors
+    /// When it names platforms, and not the machine's.
+    pub fn check_machine(&self, machine: Machine) -> Result<()> {
+        if self.platforms.is_empty() || self.lists(machine) {
             return Ok(());
         }
-        Err(source.error(
-            value.place,
-            "the environment is not for linux-64",
-            "'platforms:' does not list it",
-        ))
+        let Place { line, column } = self.platforms_at;
+        let error = Error::input(format!("the environment is not for {}", machine.subdir()))
+            .at(format!("{}:{line}:{column}", self.file))
+            .why("'platforms:' does not list it");
+        Err(match self.machines().first() {
+            Some(other) => error.hint(format!("build for another one: --platform {other}")),
+            None => error,
+        })
     }
 
     fn default_channel(&mut self) {

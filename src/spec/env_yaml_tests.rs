@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn parse(text: &str) -> Result<EnvYaml> {
-    EnvYaml::parse(text, "env.yml", Path::new("/proj/app"))
+    EnvYaml::parse(text, "env.yml", Path::new("/proj/app"), Machine::Amd64)
 }
 
 fn refused(text: &str) -> String {
@@ -213,7 +213,13 @@ fn usual_specs_are_taken() {
 
 #[test]
 fn bytes_must_be_utf8_and_a_bom_is_fine() {
-    let error = EnvYaml::parse_bytes(b"name: a\n# \xff\n", "env.yml", Path::new(".")).unwrap_err();
+    let error = EnvYaml::parse_bytes(
+        b"name: a\n# \xff\n",
+        "env.yml",
+        Path::new("."),
+        Machine::Amd64,
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("env.yml:2"), "{error}");
     assert!(parse("\u{feff}dependencies: [python]").is_ok());
     let crlf = parse("name: x\r\ndependencies:\r\n  - python=3.11\r\n").unwrap();

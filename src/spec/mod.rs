@@ -21,7 +21,7 @@ use std::{
 
 use rattler_solve::ChannelPriority;
 
-use crate::{base::BaseSource, error::Result, gate::Fleet, layer::Compression};
+use crate::{base::BaseSource, error::Result, gate::Fleet, layer::Compression, machine::Machine};
 
 pub use detect::{InputKind, LOCK_LIMITS, LockChoice, LockInput, detect};
 pub use env_yaml::{ChannelName, EnvYaml, Spec};
@@ -44,6 +44,8 @@ pub struct ImageSpec {
     pub env: EnvYaml,
     /// The lock that was given in place of an environment file.
     pub lock: Option<LockInput>,
+    /// What the image runs on.
+    pub machine: Machine,
     /// The base image.
     pub base: BaseSource,
     /// Names for the image, each with a tag; may be empty.
@@ -138,6 +140,11 @@ pub struct Overrides {
     pub config: Option<PathBuf>,
     /// Which part of a given lock is meant (flags only).
     pub lock: LockChoice,
+    /// What images are built for; replace the file's when there are any.
+    pub machines: Vec<Machine>,
+    /// For which machines a lock is made when nothing else says it (flags only): those that are
+    /// locked already; empty, those of env.yml's `platforms:`. A build is for amd64 then.
+    pub locked: Option<Vec<Machine>>,
     /// The base image.
     pub base: Option<BaseSource>,
     /// The image's names; replace the file's when there are any.
@@ -181,11 +188,12 @@ pub struct Overrides {
 }
 
 impl ImageSpec {
-    /// Reads an environment file and the imgbuild.yaml beside it, and applies flags.
+    /// Reads an environment file and the imgbuild.yaml beside it, and applies flags. There is one
+    /// spec for each machine that is built for, in their order, and at least one.
     ///
     /// # Errors
     /// An input error that names the file and place, or the flag, of what is wrong.
-    pub fn resolve(env_file: &Path, overrides: Overrides) -> Result<Self> {
+    pub fn resolve(env_file: &Path, overrides: Overrides) -> Result<Vec<Self>> {
         resolve::resolve(env_file, overrides)
     }
 
@@ -195,6 +203,14 @@ impl ImageSpec {
         let code = self.code.iter().map(|code| &code.dest);
         let all = miniconda.chain(code).chain([&self.prefix]);
         all.cloned().collect()
+    }
+
+    /// What the cache knows the base image by: an index has one for each platform.
+    pub fn base_name(&self) -> String {
+        match self.machine {
+            Machine::Amd64 => self.base.to_string(),
+            other => format!("{} for {other}", self.base),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     base::BaseSource,
     error::{Error, Result},
+    machine::Machine,
     spec::{
         CONDA, CodeSpec, DEFAULT_BASE, EnvYaml, ImageSpec, InputKind, LOCK_LIMITS, LockChoice,
         LockInput, MAX_LAYERS, MinicondaChoice, MinicondaSpec, Overrides, ProbeSpec, Spec, check,
@@ -20,25 +21,53 @@ use crate::{
 /// The environment's folder name below a Miniconda base when env.yml has no `name:`.
 const DEFAULT_NAME: &str = "env";
 
-pub(super) fn resolve(env_file: &Path, mut flags: Overrides) -> Result<ImageSpec> {
+pub(super) fn resolve(env_file: &Path, mut flags: Overrides) -> Result<Vec<ImageSpec>> {
     check_flags(&mut flags)?;
     let dir = parent(env_file);
     let name = env_file.display().to_string();
     let bytes = read(env_file)?;
-    let (env, lock) = input(utf8(&bytes, &name)?, &name, &dir, &flags.lock)?;
+    let text = utf8(&bytes, &name)?;
+    let read = |machine| input(text, (&name, &dir), &flags.lock, machine);
     let config = match config_file(&dir, flags.config.as_deref())? {
         Some(path) => read_config(&path)?,
         None => Overrides::default(),
     };
-    merge(env, lock, over(config, flags))
+    let set = over(config, flags.clone());
+    let spec = |machine| {
+        let (env, lock) = read(machine)?;
+        env.check_machine(machine)?;
+        merge(env, lock, set.clone(), machine)
+    };
+    let listed = || Ok(read(Machine::default())?.0.machines());
+    machines(&set, listed)?.into_iter().map(spec).collect()
+}
+
+/// What is built for, in order and each once; `listed` says what the environment file names.
+fn machines(
+    set: &Overrides,
+    listed: impl FnOnce() -> Result<Vec<Machine>>,
+) -> Result<Vec<Machine>> {
+    let mut machines = set.machines.clone();
+    if let (true, Some(locked)) = (machines.is_empty(), &set.locked) {
+        machines = match locked.is_empty() {
+            true => listed()?,
+            false => locked.clone(),
+        };
+    }
+    if machines.is_empty() {
+        machines.push(Machine::default());
+    }
+    machines.sort_unstable();
+    machines.dedup();
+    Ok(machines)
 }
 
 /// An environment file to solve, or a lock, which has all but a name.
 fn input(
     text: &str,
-    file: &str,
-    dir: &Path,
+    (file, dir): (&str, &Path),
     choice: &LockChoice,
+    machine: Machine,
 ) -> Result<(EnvYaml, Option<LockInput>)> {
     let kind = detect(text);
     for (flag, given, wanted, what) in [
@@ -62,7 +91,7 @@ fn input(
         }
     }
     if kind == InputKind::EnvYaml {
-        return Ok((EnvYaml::parse(text, file, dir)?, None));
+        return Ok((EnvYaml::parse(text, file, dir, machine)?, None));
     }
     let env = EnvYaml {
         file: file.to_owned(),
@@ -144,6 +173,11 @@ fn over(file: Overrides, flags: Overrides) -> Overrides {
     Overrides {
         config: None,
         lock: flags.lock,
+        machines: match flags.machines.is_empty() {
+            true => file.machines,
+            false => flags.machines,
+        },
+        locked: flags.locked,
         base: flags.base.or(file.base),
         tags: if flags.tags.is_empty() {
             file.tags
@@ -177,7 +211,12 @@ fn over(file: Overrides, flags: Overrides) -> Overrides {
     }
 }
 
-fn merge(env: EnvYaml, lock: Option<LockInput>, set: Overrides) -> Result<ImageSpec> {
+fn merge(
+    env: EnvYaml,
+    lock: Option<LockInput>,
+    set: Overrides,
+    machine: Machine,
+) -> Result<ImageSpec> {
     let (prefix, miniconda) = prefixes(&env, set.prefix, set.miniconda)?;
     if let Some(code) = &set.code {
         check_code(code, &prefix)?;
@@ -190,6 +229,7 @@ fn merge(env: EnvYaml, lock: Option<LockInput>, set: Overrides) -> Result<ImageS
         .workdir
         .or_else(|| set.code.as_ref().map(|c| c.dest.clone()));
     Ok(ImageSpec {
+        machine,
         base,
         tags: tags(&set.tags)?,
         prefix,

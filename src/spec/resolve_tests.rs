@@ -12,7 +12,7 @@ fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 fn resolve_in(dir: &tempfile::TempDir, flags: Overrides) -> Result<ImageSpec> {
-    ImageSpec::resolve(&dir.path().join("env.yml"), flags)
+    ImageSpec::resolve(&dir.path().join("env.yml"), flags).map(|mut all| all.remove(0))
 }
 
 const ENV: &str =

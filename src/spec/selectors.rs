@@ -3,10 +3,12 @@
 
 use std::fmt::Write as _;
 
-/// The words that are true for an image (conda-build docs, "Preprocessing selectors").
-const TRUE: [&str; 6] = ["linux", "linux64", "linux-64", "unix", "x86", "x86_64"];
-/// The words for other platforms.
-const FALSE: [&str; 20] = [
+use crate::machine::Machine;
+
+/// The words that are true for every image (conda-build docs, "Preprocessing selectors").
+const LINUX: [&str; 2] = ["linux", "unix"];
+/// The words for other systems and machines. conda-build's `arm64` is Apple's and Windows' name.
+const OTHERS: [&str; 18] = [
     "win",
     "win32",
     "win64",
@@ -17,8 +19,6 @@ const FALSE: [&str; 20] = [
     "osx-arm64",
     "arm64",
     "linux32",
-    "aarch64",
-    "linux-aarch64",
     "armv6l",
     "armv7l",
     "ppc64le",
@@ -29,14 +29,22 @@ const FALSE: [&str; 20] = [
     "wasm32",
 ];
 
+/// The words of one machine.
+const fn own(machine: Machine) -> &'static [&'static str] {
+    match machine {
+        Machine::Amd64 => &["linux64", "linux-64", "x86", "x86_64"],
+        Machine::Arm64 => &["aarch64", "linux-aarch64"],
+    }
+}
+
 /// The text with every line blank whose selector is for other platforms, so that places stay; and
 /// a warning for each selector that is not known, whose line stays.
-pub(super) fn apply(text: &str, file: &str) -> (String, Vec<String>) {
+pub(super) fn apply(text: &str, file: &str, machine: Machine) -> (String, Vec<String>) {
     let mut kept = String::with_capacity(text.len());
     let mut warnings = Vec::new();
     for (number, line) in text.split_inclusive('\n').enumerate() {
         let body = line.trim_end_matches(['\n', '\r']);
-        match selector(body).map(|selector| (selector, holds(selector))) {
+        match selector(body).map(|selector| (selector, holds(selector, machine))) {
             Some((_, Some(false))) => {
                 // The line end alone: an empty line.
                 let _ = write!(kept, "{}", &line[body.len()..]);
@@ -85,12 +93,12 @@ fn comment(line: &str) -> Option<&str> {
 }
 
 /// The value of words joined by `not`, `and` and `or`; `None` when a word is not known.
-fn holds(selector: &str) -> Option<bool> {
+fn holds(selector: &str, machine: Machine) -> Option<bool> {
     let mut any = false;
     for side in split(selector, "or") {
         let mut all = true;
         for term in split(&side, "and") {
-            all &= value(&term)?;
+            all &= value(&term, machine)?;
         }
         any |= all;
     }
@@ -103,11 +111,12 @@ fn split(text: &str, word: &str) -> Vec<String> {
     parts.map(|part| part.join(" ")).collect()
 }
 
-fn value(term: &str) -> Option<bool> {
+fn value(term: &str, machine: Machine) -> Option<bool> {
+    let of_others = |other: Machine| own(other).contains(&term);
     match term.strip_prefix("not ") {
-        Some(rest) => value(rest).map(|holds| !holds),
-        None if TRUE.contains(&term) => Some(true),
-        None if FALSE.contains(&term) => Some(false),
+        Some(rest) => value(rest, machine).map(|holds| !holds),
+        None if LINUX.contains(&term) || own(machine).contains(&term) => Some(true),
+        None if OTHERS.contains(&term) || Machine::ALL.into_iter().any(of_others) => Some(false),
         None => None,
     }
 }
@@ -119,7 +128,7 @@ mod tests {
     use super::*;
 
     fn lines(text: &str) -> (Vec<String>, Vec<String>) {
-        let (kept, warnings) = apply(text, "env.yml");
+        let (kept, warnings) = apply(text, "env.yml", Machine::Amd64);
         (kept.lines().map(str::to_owned).collect(), warnings)
     }
 
@@ -150,6 +159,22 @@ mod tests {
     }
 
     #[test]
+    fn each_machine_has_words_of_its_own() {
+        let holds = |words, machine| holds(words, machine);
+        for (words, amd64, arm64) in [
+            ("linux", true, true),
+            ("x86_64", true, false),
+            ("linux64", true, false),
+            ("aarch64", false, true),
+            ("linux and not linux-aarch64", true, false),
+            ("arm64", false, false),
+        ] {
+            assert_eq!(holds(words, Machine::Amd64), Some(amd64), "{words}");
+            assert_eq!(holds(words, Machine::Arm64), Some(arm64), "{words}");
+        }
+    }
+
+    #[test]
     fn what_is_not_known_stays_with_a_warning() {
         let (kept, warnings) = lines("- a  # [py>=38]\n- b # [win or]\n- c # []\n");
         assert_eq!(kept.len(), 3);
@@ -164,7 +189,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics_and_keeps_the_lines(text in "(- | #|\\[|\\]|win|not |or|and|'|\"|é|\r|\n){0,40}") {
-            let (kept, _) = apply(&text, "f");
+            let (kept, _) = apply(&text, "f", Machine::Arm64);
             prop_assert_eq!(kept.matches('\n').count(), text.matches('\n').count());
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     base::BaseImage,
     digest::{DiffId, Digest},
     error::{Error, Result},
-    image::Manifest,
+    image::{Index, Manifest},
 };
 
 /// A layer that exists as a blob in the store.
@@ -31,14 +31,14 @@ pub struct BuiltLayer {
     pub media_type: String,
 }
 
-/// An image in the store: its manifest, by the name the user gave.
+/// An image in the store: its manifest or index, by the name the user gave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredImage {
     /// The full reference, tag included.
     pub reference: String,
-    /// The digest of the manifest.
+    /// The digest of the manifest or index.
     pub manifest: Digest,
-    /// The size of the manifest in bytes.
+    /// Its size in bytes.
     pub size: u64,
 }
 
@@ -140,12 +140,19 @@ impl Store {
         blobs.into_iter().find(lost).map(|(digest, _)| digest)
     }
 
-    /// The blobs that a manifest names, and their sizes in bytes; nothing when it is not here, or
-    /// not what its digest says.
+    /// The blobs that a manifest names, and their sizes in bytes, or those that an index and its
+    /// manifests name; nothing when one of these is not here, or not what its digest says.
     pub(super) fn blobs_of(&self, manifest: &Digest) -> Option<Vec<(Digest, u64)>> {
-        let parsed = Manifest::parse(&self.read_blob(manifest).ok()?).ok()?;
-        let named = std::iter::once(&parsed.config).chain(&parsed.layers);
-        Some(named.map(|blob| (blob.digest, blob.size)).collect())
+        let bytes = self.read_blob(manifest).ok()?;
+        let Ok(index) = Index::parse(&bytes) else {
+            return named(&bytes);
+        };
+        let mut blobs = Vec::new();
+        for entry in index.manifests {
+            blobs.push((entry.digest, entry.size));
+            blobs.extend(named(&self.read_blob(&entry.digest).ok()?)?);
+        }
+        Some(blobs)
     }
 
     /// What the base image of that name was when it was last used; its layers may be gone, or may
@@ -214,6 +221,13 @@ impl Store {
     }
 }
 
+/// The blobs that a manifest names, and their sizes in bytes.
+fn named(manifest: &[u8]) -> Option<Vec<(Digest, u64)>> {
+    let parsed = Manifest::parse(manifest).ok()?;
+    let named = std::iter::once(&parsed.config).chain(&parsed.layers);
+    Some(named.map(|blob| (blob.digest, blob.size)).collect())
+}
+
 fn sync_folder(path: &Path) -> Result<()> {
     let synced = File::open(path).and_then(|folder| folder.sync_all());
     synced.map_err(|e| Error::io("sync", path, e))
@@ -228,4 +242,36 @@ fn read_used<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let record = read_json(path)?;
     note_use(path);
     Some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_index_has_the_blobs_of_its_images() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let manifests = ["one", "two"].map(|name| {
+            let (config, _) = store.put_blob(name.as_bytes()).unwrap();
+            let manifest = json!({"schemaVersion": 2, "mediaType": "m", "layers": [],
+                "config": {"mediaType": "c", "digest": config, "size": 3}});
+            let (digest, size) = store.put_blob(manifest.to_string().as_bytes()).unwrap();
+            json!({"mediaType": "m", "digest": digest, "size": size})
+        });
+        let index = json!({"schemaVersion": 2, "manifests": manifests});
+        let (index, _) = store.put_blob(index.to_string().as_bytes()).unwrap();
+        let blobs = store.blobs_of(&index).unwrap();
+        assert_eq!(blobs.len(), 4);
+        assert_eq!(store.lacks(&index), None);
+        for (digest, _) in blobs {
+            let path = store.blob_path(&digest);
+            let bytes = fs::read(&path).unwrap();
+            fs::remove_file(&path).unwrap();
+            assert!(store.lacks(&index).is_some(), "{digest}");
+            fs::write(&path, bytes).unwrap();
+        }
+    }
 }

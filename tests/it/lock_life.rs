@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, fs, process::Command};
 
 use imgbuild::{
     digest::Digest,
-    lock::{Conditions, Lock, LockedEnv, LockedWheel, PipConditions, render},
+    lock::{Conditions, Lock, LockedEnv, LockedWheel, Locks, PipConditions, render},
+    machine::Machine,
 };
-use rattler_conda_types::Subdir;
 
 use crate::{
     mini::{Mini, blob_json, env, layout_manifest, names, read},
@@ -335,7 +335,8 @@ fn other_tools_read_wheels_too() {
     };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("env.lock.yml");
-    fs::write(&path, render(&lock, Subdir::Linux64, dir.path()).unwrap()).unwrap();
+    let locks = Locks::from([(Machine::Amd64, lock.clone())]);
+    fs::write(&path, render(&locks, dir.path()).unwrap()).unwrap();
     let program = "import sys, rattler\n\
         lock = rattler.LockFile.from_path(sys.argv[1])\n\
         name, environment = lock.environments()[0]\n\

@@ -24,6 +24,7 @@ mod odd_packages;
 mod overlap;
 mod pip_lock;
 mod plan;
+mod platforms;
 mod probe_host;
 mod push;
 mod pyc;

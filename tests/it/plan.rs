@@ -258,7 +258,7 @@ fn build_with(
     let mut lock = lock::parse(&text, "env.lock.yml", project.dir.path(), Subdir::Linux64)?;
     lock.env = lock.env.with_wheels(wheels);
     let base = Some(BaseSource::Scratch);
-    let spec = ImageSpec::resolve(&project.path("env.yml"), Overrides { base, ..flags })?;
+    let spec = ImageSpec::resolve(&project.path("env.yml"), Overrides { base, ..flags })?.remove(0);
     let store = Store::open(&project.cache)?;
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let tools = Tools {
@@ -270,6 +270,7 @@ fn build_with(
         decoders: Decoders::new(2),
         threads: 2,
         cache_from: &CacheFrom::default(),
+        natives: &[],
     };
     let ground = Ground {
         image: BaseImage::scratch(),

@@ -197,6 +197,6 @@ fn faults_of_documents_are_found() {
         config["config"]["Env"] = json!(["A=1", "A=2"]);
     });
     bad("another platform", |config, _| {
-        config["architecture"] = json!("arm64")
+        config["architecture"] = json!("riscv64")
     });
 }

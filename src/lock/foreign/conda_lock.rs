@@ -128,8 +128,9 @@ fn add(reading: &Reading<'_>, package: &Node, first: bool, found: &mut Collected
             found.add(reading, line, record)
         }
         Some("pip") => {
+            let named = (name, Some(version));
             let (wheel, secret) =
-                wheel::locked(name, Some(version), url, hash("sha256")).map_err(wrong)?;
+                wheel::locked(named, url, hash("sha256"), reading.platform).map_err(wrong)?;
             if first && found.wheels.contains(&wheel) {
                 return Ok(());
             }

@@ -1,7 +1,7 @@
 //! `@EXPLICIT` lists: one URL a line, as `conda list --explicit` writes them (conda docs,
 //! "Building identical conda environments") and `conda-lock render` does.
 
-use rattler_conda_types::{ExplicitEnvironmentEntry, PackageArchiveHash};
+use rattler_conda_types::{ExplicitEnvironmentEntry, PackageArchiveHash, Subdir};
 use url::Url;
 
 use super::{
@@ -52,13 +52,14 @@ fn comment(reading: &Reading<'_>, line: usize, text: &str, found: &mut Collected
         return Ok(());
     };
     let name = pip.split_whitespace().next().unwrap_or_default();
-    let (wheel, secret) = self::wheel(pip).map_err(|why| reading.refused(name, line, why))?;
+    let (wheel, secret) =
+        self::wheel(pip, reading.platform).map_err(|why| reading.refused(name, line, why))?;
     found.secrets |= secret;
     found.add_wheel(reading, line, wheel)
 }
 
 /// `NAME @ URL#sha256=HEX`, or with ` --hash=sha256:HEX`.
-fn wheel(text: &str) -> Checked<(crate::lock::LockedWheel, bool)> {
+fn wheel(text: &str, platform: Subdir) -> Checked<(crate::lock::LockedWheel, bool)> {
     let Some((name, address)) = text.split_once(" @ ") else {
         return refusal(
             "it is a pip package without a URL",
@@ -69,7 +70,7 @@ fn wheel(text: &str) -> Checked<(crate::lock::LockedWheel, bool)> {
         .split_once("#sha256=")
         .or_else(|| address.split_once("--hash=sha256:"))
         .map_or((address, None), |(url, hash)| (url, Some(hash.trim())));
-    wheel::locked(name.trim(), None, url.trim(), hash)
+    wheel::locked((name.trim(), None), url.trim(), hash, platform)
 }
 
 fn package(reading: &Reading<'_>, line: usize, text: &str, found: &mut Collected) -> Result<()> {

@@ -74,7 +74,8 @@ pub(super) fn parse_tree(reading: &Reading<'_>, root: &Node) -> Result<Given> {
     let miniconda = miniconda
         .map(|miniconda| environment(reading, miniconda, &lines))
         .transpose()?;
-    let (base, conditions) = header::parse(reading.text).map_err(|why| reading.broken(why))?;
+    let (base, conditions) =
+        header::parse(reading.text, reading.platform).map_err(|why| reading.broken(why))?;
     Ok(Given {
         lock: Lock {
             env,
@@ -219,7 +220,7 @@ fn environment(
                 }));
             }
             LockedPackage::Pypi(package) => {
-                let (wheel, secret) = pip(package, location, reading.dir).map_err(wrong)?;
+                let (wheel, secret) = pip(package, location, reading).map_err(wrong)?;
                 found.secrets |= secret;
                 found.add_wheel(reading, line, wheel)?;
             }
@@ -285,7 +286,7 @@ fn record(package: &CondaBinaryData, reading: &Reading<'_>) -> Checked<(RepoData
 fn pip(
     package: &PypiPackageData,
     location: &UrlOrPath,
-    dir: &Path,
+    reading: &Reading<'_>,
 ) -> Checked<(LockedWheel, bool)> {
     let PypiPackageData::Distribution(wheel) = package else {
         return refusal(
@@ -298,10 +299,10 @@ fn pip(
     let version = Some(&wheel.version).filter(|version| **version != *pep440_rs::MIN_VERSION);
     let sha256 = wheel.hash.as_ref().and_then(|hash| hash.sha256());
     wheel::locked(
-        &name,
-        version.map(ToString::to_string).as_deref(),
-        absolute(location, dir)?.as_str(),
+        (&name, version.map(ToString::to_string).as_deref()),
+        absolute(location, reading.dir)?.as_str(),
         sha256.map(hex::encode).as_deref(),
+        reading.platform,
     )
 }
 

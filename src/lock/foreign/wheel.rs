@@ -4,19 +4,20 @@ use std::str::FromStr;
 
 use pep440_rs::Version;
 use pep508_rs::PackageName;
+use rattler_conda_types::Subdir;
 use url::Url;
 
 use super::origin::{Checked, agrees, refusal, without_secrets};
-use crate::{digest::Digest, lock::LockedWheel};
+use crate::{digest::Digest, lock::LockedWheel, machine::Machine};
 
 const LOCK_AGAIN: &str = "lock the environment again with the tool that wrote the file";
 
 /// A wheel as a lock names it, and whether its URL held credentials, which are left out.
 pub(super) fn locked(
-    name: &str,
-    version: Option<&str>,
+    (name, version): (&str, Option<&str>),
     url: &str,
     sha256: Option<&str>,
+    platform: Subdir,
 ) -> Checked<(LockedWheel, bool)> {
     let url = address(url)?;
     let (url, secret) = without_secrets(&url);
@@ -28,7 +29,7 @@ pub(super) fn locked(
         size: None,
     };
     let file = wheel.file_name();
-    let (named, built) = file_name(&file)?;
+    let (named, built) = file_name(&file, platform)?;
     let own = normalized(name)?;
     agrees("name", &own, &normalized(&named)?)?;
     let said = version.unwrap_or(&built);
@@ -76,7 +77,7 @@ fn normalized(name: &str) -> Checked<String> {
 }
 
 /// Name and version of a wheel that can run on x86-64 Linux with glibc.
-fn file_name(file: &str) -> Checked<(String, String)> {
+fn file_name(file: &str, platform: Subdir) -> Checked<(String, String)> {
     let Some(stem) = file.strip_suffix(".whl") else {
         return refusal(
             format!("{} is not a wheel", crate::spec::source::quoted(file)),
@@ -98,9 +99,12 @@ fn file_name(file: &str) -> Checked<(String, String)> {
             );
         }
     };
+    let machine = Machine::of_subdir(platform).map_or("", Machine::uname);
     let usable = |tag: &str| {
-        let linux = tag.starts_with("manylinux") || tag == "linux_x86_64";
-        tag == "any" || (linux && tag.ends_with("_x86_64"))
+        let of_machine = tag
+            .strip_suffix(machine)
+            .and_then(|tag| tag.strip_suffix('_'));
+        tag == "any" || of_machine.is_some_and(|tag| tag == "linux" || tag.starts_with("manylinux"))
     };
     match platforms.split('.').any(usable) {
         true => Ok((name.to_owned(), version.to_owned())),
@@ -109,7 +113,7 @@ fn file_name(file: &str) -> Checked<(String, String)> {
                 "the wheel is for {}",
                 crate::spec::source::quoted(platforms)
             ),
-            "lock the environment for linux-64 (manylinux, x86_64) too",
+            format!("lock the environment for {platform} (manylinux, {machine}) too"),
         ),
     }
 }
@@ -121,7 +125,8 @@ mod tests {
     #[test]
     fn wheels_are_what_their_file_says() {
         let sum = "a".repeat(64);
-        let lock = |name, version, url| locked(name, version, url, Some(&sum));
+        let here = Subdir::Linux64;
+        let lock = |name, version, url| locked((name, version), url, Some(&sum), here);
         let (wheel, secret) = lock(
             "Torch_X",
             Some("2.0.1+cu118"),
@@ -174,15 +179,20 @@ mod tests {
         }
         let tags = "https://h/a-1.0-2-cp311-abi3-macosx_11_0_x86_64.manylinux1_x86_64.whl";
         assert_eq!(lock("a", Some("1"), tags).unwrap().0.version, "1");
+        let arm = "https://h/a-1-cp311-cp311-manylinux2014_aarch64.whl";
+        let on_arm = |url| locked(("a", None), url, Some(&sum), Subdir::LinuxAarch64);
+        assert_eq!(on_arm(arm).unwrap().0.version, "1");
+        let why = on_arm("https://h/a-1-cp311-cp311-linux_x86_64.whl").unwrap_err();
+        assert!(why.hint.contains("linux-aarch64"), "{}", why.hint);
         let url = "https://h/a-1-py3-none-any.whl";
         assert!(
-            locked("a", None, url, None)
+            locked(("a", None), url, None, here)
                 .unwrap_err()
                 .why
                 .contains("no sha256")
         );
         assert!(
-            locked("a", None, url, Some("ff"))
+            locked(("a", None), url, Some("ff"), here)
                 .unwrap_err()
                 .why
                 .contains("not one")

@@ -30,6 +30,7 @@ use super::LockedWheel;
 use crate::{
     digest::{Digest, Hashing},
     error::{Error, Exit, Result},
+    machine::Machine,
     report::Reporter,
     spec::PipSection,
     store::Store,
@@ -50,6 +51,8 @@ pub struct PipRequest<'a> {
     pub packages: &'a [RepoDataRecord],
     /// The glibc of the image, such as `2.36`.
     pub glibc: &'a str,
+    /// What the image runs on.
+    pub machine: Machine,
     /// Wheels uploaded later do not count.
     pub exclude_newer: Option<jiff::Timestamp>,
     /// Whether only what is cached may be used.
@@ -74,7 +77,7 @@ pub struct PipRequest<'a> {
 /// When there is no Python or no uv, an index cannot be read, no set of wheels meets the lines,
 /// or a line asks for what conda has in another version.
 pub fn resolve(request: PipRequest<'_>) -> Result<Vec<LockedWheel>> {
-    let target = Target::of(request.packages, request.glibc)?;
+    let target = Target::of(request.packages, request.glibc, request.machine)?;
     let uv = Uv::find()?;
     warn_of_pip_settings(&request);
     let installed = installed(&request)?;
@@ -114,9 +117,9 @@ pub fn resolve(request: PipRequest<'_>) -> Result<Vec<LockedWheel>> {
 }
 
 /// The values of environment markers for the Python among these packages, if there is one.
-pub fn markers(packages: &[RepoDataRecord]) -> Option<MarkerEnvironment> {
+pub fn markers(packages: &[RepoDataRecord], machine: Machine) -> Option<MarkerEnvironment> {
     // No marker asks for the glibc.
-    Target::of(packages, "2.17")
+    Target::of(packages, "2.17", machine)
         .and_then(|target| target.markers())
         .ok()
 }

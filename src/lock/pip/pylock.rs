@@ -155,6 +155,7 @@ mod tests {
             python: (3, 11),
             free_threaded: false,
             glibc: 36,
+            machine: crate::machine::Machine::Amd64,
         })
     }
 

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::target::Target;
+use crate::machine::Machine;
 
 /// The tags that a target takes, with the best at 0.
 pub struct Ranking {
@@ -14,11 +15,11 @@ pub struct Ranking {
 }
 
 impl Ranking {
-    /// The tags of CPython on Linux x86-64.
+    /// The tags of CPython on Linux.
     pub fn of(target: &Target) -> Self {
         let (major, minor) = target.python;
         let own = format!("cp{major}{minor}");
-        let platforms = platforms(target.glibc);
+        let platforms = platforms(target.glibc, target.machine);
         let mut tags = Vec::new();
         let mut add = |python: &str, abi: &str, platforms: &[String]| {
             tags.extend(platforms.iter().map(|p| format!("{python}-{abi}-{p}")));
@@ -87,19 +88,25 @@ fn build_number(build: &str) -> (u64, String) {
     (number.parse().unwrap_or(0), rest.to_owned())
 }
 
-/// The platforms of a glibc, newest first, each with its older name (PEP 513, 571, 599, 600).
-fn platforms(glibc: u32) -> Vec<String> {
+/// The platforms of a glibc, newest first, each with its older name (PEP 513, 571, 599, 600). Those
+/// of other machines than x86-64 begin with manylinux2014's glibc, as in `packaging.tags`.
+fn platforms(glibc: u32, machine: Machine) -> Vec<String> {
+    let oldest = match machine {
+        Machine::Amd64 => 5,
+        Machine::Arm64 => 17,
+    };
+    let machine = machine.uname();
     let mut platforms = Vec::new();
-    for minor in (5..=glibc).rev() {
-        platforms.push(format!("manylinux_2_{minor}_x86_64"));
+    for minor in (oldest..=glibc).rev() {
+        platforms.push(format!("manylinux_2_{minor}_{machine}"));
         match minor {
-            17 => platforms.push("manylinux2014_x86_64".into()),
-            12 => platforms.push("manylinux2010_x86_64".into()),
-            5 => platforms.push("manylinux1_x86_64".into()),
+            17 => platforms.push(format!("manylinux2014_{machine}")),
+            12 => platforms.push(format!("manylinux2010_{machine}")),
+            5 => platforms.push(format!("manylinux1_{machine}")),
             _ => {}
         }
     }
-    platforms.push("linux_x86_64".into());
+    platforms.push(format!("linux_{machine}"));
     platforms
 }
 
@@ -113,6 +120,7 @@ mod tests {
             python,
             free_threaded,
             glibc,
+            machine: Machine::Amd64,
         })
     }
 
@@ -142,6 +150,39 @@ mod tests {
             assert!(ranks.iter().all(Option::is_some), "{pair:?}");
             assert!(ranks[0] < ranks[1], "{pair:?}");
         }
+    }
+
+    #[test]
+    fn other_machines_have_other_wheels() {
+        let ranking = Ranking::of(&Target {
+            version: "3.11.0".into(),
+            python: (3, 11),
+            free_threaded: false,
+            glibc: 36,
+            machine: Machine::Arm64,
+        });
+        let rank = |tag: &str| ranking.rank(&format!("m-1-cp311-cp311-{tag}.whl"));
+        let fits = [
+            "manylinux_2_28_aarch64",
+            "manylinux2014_aarch64",
+            "linux_aarch64",
+        ];
+        for pair in fits.windows(2) {
+            assert!(
+                rank(pair[0]).is_some() && rank(pair[0]) < rank(pair[1]),
+                "{pair:?}"
+            );
+        }
+        assert!(rank(fits[2]).is_some());
+        for other in [
+            "manylinux_2_28_x86_64",
+            "manylinux_2_12_aarch64",
+            "manylinux2010_aarch64",
+            "manylinux_2_37_aarch64",
+        ] {
+            assert!(rank(other).is_none(), "{other}");
+        }
+        assert!(ranking.rank("m-1-py3-none-any.whl").is_some());
     }
 
     #[test]

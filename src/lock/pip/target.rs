@@ -4,9 +4,12 @@ use pep508_rs::{MarkerEnvironment, MarkerEnvironmentBuilder};
 use rattler_conda_types::RepoDataRecord;
 use serde_json::{Value, json};
 
-use crate::error::{Error, Exit, Result};
+use crate::{
+    error::{Error, Exit, Result},
+    machine::Machine,
+};
 
-/// CPython on Linux x86-64 with a glibc.
+/// CPython on Linux with a glibc.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Python's version in full, such as `3.11.2`.
@@ -17,14 +20,16 @@ pub struct Target {
     pub free_threaded: bool,
     /// The minor version of the image's glibc 2.
     pub glibc: u32,
+    /// What the image runs on.
+    pub machine: Machine,
 }
 
 impl Target {
-    /// The Python among conda packages, on that glibc (`2.36`).
+    /// The Python among conda packages, on that glibc (`2.36`) and machine.
     ///
     /// # Errors
     /// When there is no Python among them, it is not CPython, or the glibc is not a version 2.
-    pub fn of(packages: &[RepoDataRecord], glibc: &str) -> Result<Self> {
+    pub fn of(packages: &[RepoDataRecord], glibc: &str, machine: Machine) -> Result<Self> {
         let python = packages
             .iter()
             .map(|record| &record.package_record)
@@ -64,10 +69,11 @@ impl Target {
                 .why("a manylinux tag names a glibc 2.x (PEP 600)")
             })?,
             version,
+            machine,
         })
     }
 
-    /// `CPython 3.11 on glibc 2.36`.
+    /// `CPython 3.11 on glibc 2.36`, and the machine where it is not x86-64.
     pub fn words(&self) -> String {
         let (major, minor) = self.python;
         let threads = if self.free_threaded {
@@ -75,7 +81,14 @@ impl Target {
         } else {
             ""
         };
-        format!("{threads}CPython {major}.{minor} on glibc 2.{}", self.glibc)
+        let machine = match self.machine {
+            Machine::Amd64 => String::new(),
+            other => format!(" and {}", other.uname()),
+        };
+        format!(
+            "{threads}CPython {major}.{minor} on glibc 2.{}{machine}",
+            self.glibc
+        )
     }
 
     /// The values of environment markers (PEP 508). Kernel and release are the machine's that runs
@@ -89,7 +102,7 @@ impl Target {
             implementation_name: "cpython",
             implementation_version: &self.version,
             os_name: "posix",
-            platform_machine: "x86_64",
+            platform_machine: self.machine.uname(),
             platform_python_implementation: "CPython",
             platform_release: "",
             platform_system: "Linux",
@@ -145,10 +158,10 @@ impl Target {
             },
             "virtualenv": {"purelib": "", "platlib": "", "include": "", "scripts": "", "data": ""},
             "os": {"name": "manylinux", "major": 2, "minor": self.glibc},
-            "arch": "x86_64",
+            "arch": self.machine.uname(),
             "platform": {
                 "os": {"name": "manylinux", "major": 2, "minor": self.glibc},
-                "arch": "x86_64",
+                "arch": self.machine.uname(),
             },
             // The builder's processor must not choose a wheel.
             "cpu_info": {"detected": {"kind": "flags", "flags": ""}},

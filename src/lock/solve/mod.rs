@@ -143,7 +143,10 @@ fn missing_names(request: &SolveRequest<'_>, index: &Index) -> Result<()> {
                 "no channel has a package named '{}'",
                 name.as_source()
             ))
-            .why(format!("searched {}", channels.join(", ")))
+            .why(match request.platform {
+                Subdir::Linux64 => format!("searched {}", channels.join(", ")),
+                other => format!("searched {other} and noarch of {}", channels.join(", ")),
+            })
             .hint("check the spelling, or add the channel that has it to `channels:`"));
         }
     }

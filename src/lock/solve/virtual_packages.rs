@@ -100,7 +100,11 @@ mod tests {
     use super::*;
 
     fn listed(packages: &VirtualPackages) -> Vec<String> {
-        let list = packages.list(Subdir::Linux64).unwrap();
+        listed_for(packages, Subdir::Linux64)
+    }
+
+    fn listed_for(packages: &VirtualPackages, platform: Subdir) -> Vec<String> {
+        let list = packages.list(platform).unwrap();
         let text = |p: &GenericVirtualPackage| match p.build_string.as_ref() {
             "0" | "" => format!("{}={}", p.name.as_normalized(), p.version),
             build => format!("{}={build}", p.name.as_normalized()),
@@ -142,6 +146,22 @@ mod tests {
             linux: Some(String::new()),
         };
         assert_eq!(listed(&none), ["__unix=0"]);
+    }
+
+    #[test]
+    fn other_platforms_have_other_processors() {
+        let cuda = VirtualPackages {
+            cuda: Some("12.9".into()),
+            ..VirtualPackages::default()
+        };
+        let expected = [
+            "__unix=0",
+            "__linux=4.18",
+            "__glibc=2.28",
+            "__cuda=12.9",
+            "__archspec=aarch64",
+        ];
+        assert_eq!(listed_for(&cuda, Subdir::LinuxAarch64), expected);
     }
 
     #[test]

@@ -11,6 +11,7 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
         python: (3, 11),
         free_threaded: false,
         glibc: 36,
+        machine: Default::default(),
     };
     let _ = pylock::parse(text, Path::new("/project"), &Ranking::of(&target), |_| {
         false

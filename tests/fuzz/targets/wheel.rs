@@ -29,7 +29,7 @@ packages:
 
 static PREFIX: LazyLock<Prefix> = LazyLock::new(|| {
     let lock = lock::parse(PYTHON, "lock", Path::new("/p"), Subdir::Linux64).expect("a lock");
-    Prefix::new("/opt/conda", "opt/conda", &lock.env).expect("a Python")
+    Prefix::new("/opt/conda", "opt/conda", &lock.env, Default::default()).expect("a Python")
 });
 
 /// Takes everything and keeps nothing.

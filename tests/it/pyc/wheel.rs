@@ -61,7 +61,7 @@ fn a_wheel_is_compiled_and_its_record_says_so() {
     project.ok(&["lock", "env.yml"]);
     let text = fs::read_to_string(project.path("env.lock.yml")).unwrap();
     let lock = lock::parse(&text, "lock", project.dir.path(), Subdir::Linux64).unwrap();
-    let prefix = Prefix::new("/opt/conda", "root", &lock.env).unwrap();
+    let prefix = Prefix::new("/opt/conda", "root", &lock.env, Default::default()).unwrap();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let workshop = Workshop {
@@ -71,7 +71,7 @@ fn a_wheel_is_compiled_and_its_record_says_so() {
         runtime: runtime.handle(),
         threads: NonZeroUsize::MIN,
     };
-    let compiler = Compiler::new(&lock.env, &prefix).unwrap();
+    let compiler = Compiler::new(&lock.env, &prefix, &[]).unwrap();
     let lost = PathBuf::from(format!("{SITE}/kinds/__pycache__/empty.cpython-311.pyc"));
     let excluded = BTreeSet::from([lost]);
     let compiled = Compiled {

@@ -70,12 +70,10 @@ pub fn validate_layout(dir: &Path) -> Vec<Image> {
     let blobs = dir.join("blobs/sha256");
     let mut images: Vec<Image> = Vec::new();
     for descriptor in list(&index["manifests"]) {
-        assert_eq!(descriptor["mediaType"], MANIFEST);
-        let digest = text(&descriptor["digest"]);
-        let size = fs::metadata(blob(&blobs, digest)).unwrap().len();
-        assert_eq!(descriptor["size"], size, "{digest}");
-        if images.iter().all(|image| image.digest != digest) {
-            images.push(Image::read(&blobs, digest));
+        for image in read_from(&blobs, descriptor) {
+            if images.iter().all(|known| known.digest != image.digest) {
+                images.push(image);
+            }
         }
     }
     assert!(!images.is_empty(), "{} holds no image", dir.display());
@@ -85,6 +83,44 @@ pub fn validate_layout(dir: &Path) -> Vec<Image> {
         assert_eq!(hash, name, "a blob is not what its name says");
     }
     images
+}
+
+/// Reads the image of a digest, or those of an index, and checks all of them.
+pub fn read_all(blobs: &Path, digest: &str) -> Vec<Image> {
+    let media = document(blobs, digest)["mediaType"].clone();
+    let size = fs::metadata(blob(blobs, digest)).unwrap().len();
+    let descriptor = serde_json::json!({"mediaType": media, "digest": digest, "size": size});
+    read_from(blobs, &descriptor)
+}
+
+fn read_from(blobs: &Path, descriptor: &Value) -> Vec<Image> {
+    let read = |(digest, platform): (String, Value)| {
+        let image = Image::read(blobs, &digest);
+        for key in ["os", "architecture", "variant"] {
+            let said = platform.get(key);
+            assert!(platform.is_null() || said == image.config.get(key), "{key}");
+        }
+        image
+    };
+    manifests(blobs, descriptor).into_iter().map(read).collect()
+}
+
+/// The manifests that a descriptor leads to, each with the platform that an index says it is for.
+fn manifests(blobs: &Path, descriptor: &Value) -> Vec<(String, Value)> {
+    let digest = text(&descriptor["digest"]);
+    let size = fs::metadata(blob(blobs, digest)).unwrap().len();
+    assert_eq!(descriptor["size"], size, "{digest}");
+    if descriptor["mediaType"] == MANIFEST {
+        return vec![(digest.to_owned(), descriptor["platform"].clone())];
+    }
+    assert_eq!(descriptor["mediaType"], INDEX);
+    let index = document(blobs, digest);
+    assert_eq!(
+        (&index["schemaVersion"], &index["mediaType"]),
+        (&2.into(), &INDEX.into())
+    );
+    let entries = list(&index["manifests"]).iter();
+    entries.flat_map(|entry| manifests(blobs, entry)).collect()
 }
 
 impl Image {

@@ -13,7 +13,7 @@ use std::{
     sync::OnceLock,
 };
 
-pub use image::{Codec, Image, Layer, Sha, hash_file, validate_layout};
+pub use image::{Codec, Image, Layer, Sha, hash_file, read_all, validate_layout};
 pub use project::{Output, Project};
 pub use proxy::{Proxy, Tricks};
 pub use rootfs::{Kind, Node, Rootfs};

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Image, channel, temp_dir};
+use super::{Image, channel, image::read_all, temp_dir};
 
 /// A folder with an `env.yml`, and a home and a cache of its own.
 pub struct Project {
@@ -135,17 +135,17 @@ impl Project {
         let digest = output.stdout.lines().next();
         let digest = digest.filter(|line| builds(command) && line.starts_with("sha256:"));
         if let Some(digest) = digest {
-            *self.checked.lock().unwrap() = Some(self.read(command, digest));
+            *self.checked.lock().unwrap() = self.read(command, digest).pop();
         }
         output
     }
 
-    /// Reads an image out of the cache that a command had.
-    fn read(&self, command: &Command, digest: &str) -> Image {
+    /// Reads an image, or those of an index, out of the cache that a command had.
+    fn read(&self, command: &Command, digest: &str) -> Vec<Image> {
         let mut set = command.get_envs();
         let cache = set.find_map(|(name, value)| (name == "IMGBUILD_CACHE_DIR").then_some(value?));
         let cache = cache.map_or(self.cache.as_path(), Path::new);
-        Image::read(&cache.join("blobs/sha256"), digest)
+        read_all(&cache.join("blobs/sha256"), digest)
     }
 
     /// Builds `env.yml` and reads the image back out of the cache, checking every rule of
