@@ -1,5 +1,6 @@
 //! Images of several platforms from one lock, under one index, without emulation.
 
+mod cache_from;
 mod cuda;
 mod lock;
 mod push;
