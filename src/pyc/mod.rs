@@ -198,8 +198,8 @@ impl<'a> Compiler<'a> {
             info: &self.python,
             version: self.version.clone(),
         };
-        let interpreter = wanted.find(workshop)?;
-        let started = Arc::new(Pool::new(&interpreter, self.layout, workshop.threads)?);
+        let found = wanted.find(workshop)?;
+        let started = Arc::new(Pool::new(found, self.layout, workshop.threads)?);
         Ok(Arc::clone(pool.insert(started)))
     }
 }

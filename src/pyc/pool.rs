@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::{
     STACK,
     marshal::{CodeLayout, canonical},
+    python::Running,
     worker::{Answer, Interpreter, Lost, Worker},
 };
 use crate::error::{Error, Exit, Result};
@@ -40,17 +41,19 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(
-        interpreter: &Interpreter,
-        layout: CodeLayout,
-        threads: NonZeroUsize,
-    ) -> Result<Self> {
+    /// The Python that runs already serves the first thread; more are started when they are needed.
+    pub(super) fn new(first: Running, layout: CodeLayout, threads: NonZeroUsize) -> Result<Self> {
+        let Running {
+            interpreter,
+            worker,
+        } = first;
+        let mut first = Some(worker);
         let (jobs, queue) = bounded::<Job>(threads.get());
         let started = (0..threads.get()).map(|_| {
             let seat = Seat {
                 interpreter: interpreter.clone(),
                 layout,
-                worker: None,
+                worker: first.take(),
             };
             let queue = queue.clone();
             // Reading nested constants recurses.
@@ -178,7 +181,12 @@ mod tests {
             inherits: true,
         };
         let layout = CodeLayout::of_minor(11).unwrap();
-        let pool = Pool::new(&interpreter, layout, NonZeroUsize::MIN).unwrap();
+        let (worker, _) = Worker::start(&interpreter).unwrap();
+        let first = Running {
+            interpreter,
+            worker,
+        };
+        let pool = Pool::new(first, layout, NonZeroUsize::MIN).unwrap();
         let (done, answers) = bounded(1);
         let job = Job {
             path: b"/a.py".into(),

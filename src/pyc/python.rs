@@ -41,17 +41,25 @@ pub(super) struct Wanted<'a> {
     pub version: String,
 }
 
+/// A Python that was found, and the process that told what it is.
+pub(super) struct Running {
+    /// The Python.
+    pub interpreter: Interpreter,
+    /// Its first process.
+    pub worker: Worker,
+}
+
 impl Wanted<'_> {
-    /// Finds a Python that gives the bytes which the environment's own would give: its compiler
-    /// is fixed by the version, so any of that version will do.
+    /// Finds and starts a Python that gives the bytes which the environment's own would give: its
+    /// compiler is fixed by the version, so any of that version will do.
     ///
     /// # Errors
     /// When there is none.
-    pub(super) fn find(&self, workshop: &Workshop<'_>) -> Result<Interpreter> {
+    pub(super) fn find(&self, workshop: &Workshop<'_>) -> Result<Running> {
         let mut why = Vec::new();
         match self.runs {
             Runs::Own(locked) | Runs::StandIn(locked) => match self.unpacked(locked, workshop)? {
-                Ok(interpreter) => return Ok(interpreter),
+                Ok(running) => return Ok(running),
                 Err(reason) => why.push(format!("the environment's own does not run: {reason}")),
             },
             Runs::Nothing(other) => {
@@ -67,8 +75,8 @@ impl Wanted<'_> {
                     folder: "/".into(),
                     inherits: true,
                 };
-                if self.check(&interpreter).is_ok() {
-                    return Ok(interpreter);
+                if let Ok(running) = self.start(interpreter) {
+                    return Ok(running);
                 }
             }
         }
@@ -91,7 +99,7 @@ impl Wanted<'_> {
         &self,
         locked: &LockedEnv,
         workshop: &Workshop<'_>,
-    ) -> Result<std::result::Result<Interpreter, String>> {
+    ) -> Result<std::result::Result<Running, String>> {
         let packages = closure(locked);
         let key = key(&packages)?;
         let folder = workshop.store.python_path(&key);
@@ -104,14 +112,14 @@ impl Wanted<'_> {
         if !known {
             self.unpack(&packages, &key, workshop)?;
         }
-        match self.check(&interpreter) {
+        match self.start(interpreter.clone()) {
             // A power cut may have left files without their content.
             Err(_) if known => {
                 workshop.store.drop_python(&key)?;
                 self.unpack(&packages, &key, workshop)?;
-                Ok(self.check(&interpreter).map(|()| interpreter))
+                Ok(self.start(interpreter))
             }
-            checked => Ok(checked.map(|()| interpreter)),
+            started => Ok(started),
         }
     }
 
@@ -152,10 +160,13 @@ impl Wanted<'_> {
         workshop.store.keep_python(key, made)
     }
 
-    fn check(&self, interpreter: &Interpreter) -> std::result::Result<(), String> {
-        let (_, about) = Worker::start(interpreter)?;
+    fn start(&self, interpreter: Interpreter) -> std::result::Result<Running, String> {
+        let (worker, about) = Worker::start(&interpreter)?;
         if self.accepts(&about) {
-            return Ok(());
+            return Ok(Running {
+                interpreter,
+                worker,
+            });
         }
         Err(format!(
             "it is {} {}, not CPython {}",
