@@ -33,7 +33,7 @@ use crate::{
     plan::{KeyInput, LayerPlan, Locked, PlannedLayer, layer_key},
     pyc::{Compiled, Compiler},
     report::human_bytes,
-    store::{BuiltLayer, MadeOnce},
+    store::{BuiltLayer, MadeOnce, Store},
 };
 
 /// Where something goes in the base image.
@@ -87,13 +87,18 @@ impl Infos {
         known.insert(package, Arc::new(info));
     }
 
-    fn of(&self, record: &RepoDataRecord, archive: &PackageArchive) -> Result<Arc<PackageInfo>> {
+    fn of(
+        &self,
+        record: &RepoDataRecord,
+        archive: &PackageArchive,
+        store: &Store,
+    ) -> Result<Arc<PackageInfo>> {
         let package = fetch::sha256_of(record)?;
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known().get(&package) {
             return Ok(Arc::clone(known));
         }
-        info(record, archive).map(Arc::new)
+        info(record, archive, store).map(Arc::new)
     }
 }
 
@@ -204,7 +209,7 @@ impl Maker<'_, '_> {
                 let archive = fetch::archive(record, store)?.with(&self.tools.decoders);
                 let package = Package {
                     record: &Self::with_md5(record, survey),
-                    info: &*self.infos.of(record, &archive)?,
+                    info: &*self.infos.of(record, &archive, store)?,
                     archive: &archive,
                 };
                 link(&package, prefix, excluded, sink)

@@ -1,6 +1,6 @@
 //! One prefix of the image before anything is made: what goes there, and what is known of it.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use rattler_conda_types::RepoDataRecord;
 use rattler_digest::{Md5, compute_file_digest};
@@ -14,8 +14,8 @@ use crate::{
     layer::Compression,
     lock::LockedEnv,
     package::{
-        ArchiveError, Contents, Decoders, PackageArchive, PackageInfo, Prefix, Survey, contents,
-        place, survey,
+        ArchiveError, ArchiveKind, Contents, Decoders, InfoFiles, PackageArchive, PackageInfo,
+        Prefix, Survey, contents, place, survey,
     },
     plan::{self, Budget, LayerPlan, Locked},
     pyc::Compiler,
@@ -135,7 +135,7 @@ impl<'a> Site<'a> {
             }
         };
         let archive = fetch::archive(record, store)?.with(decoders);
-        let info = info(record, &archive)?;
+        let info = info(record, &archive, store)?;
         let size = archive.size().map_err(|e| faulty(record, &e))?;
         let mut contents = contents(record, &info, size, &self.prefix)?;
         if record.package_record.md5.is_none() {
@@ -205,9 +205,44 @@ pub(super) fn is_here(package: Locked<'_>, store: &Store) -> bool {
     }
 }
 
-/// What a package's `info/` says.
-pub(super) fn info(record: &RepoDataRecord, archive: &PackageArchive) -> Result<PackageInfo> {
-    archive.info().map_err(|e| faulty(record, &e))
+/// What a package's `info/` says. That of a `.tar.bz2` is kept: to reach it, the content has to be
+/// decoded, too, while a `.conda` has it apart.
+pub(super) fn info(
+    record: &RepoDataRecord,
+    archive: &PackageArchive,
+    store: &Store,
+) -> Result<PackageInfo> {
+    let faulty = |e| faulty(record, &e);
+    if archive.kind == ArchiveKind::Conda {
+        return archive.info().map_err(faulty);
+    }
+    let package = fetch::sha256_of(record)?;
+    if let Some(known) = known_info(&package, store) {
+        return Ok(known);
+    }
+    let files = archive.info_files().map_err(faulty)?;
+    let info = PackageInfo::parse(&files).map_err(faulty)?;
+    if let Some(texts) = texts(&files) {
+        store.put_info(&package, &texts)?;
+    }
+    Ok(info)
+}
+
+fn known_info(package: &Digest, store: &Store) -> Option<PackageInfo> {
+    let kept = store.info(package)?.into_iter();
+    let files = kept.map(|(name, text)| (name, text.into_bytes())).collect();
+    PackageInfo::parse(&files).ok()
+}
+
+/// None where one is no UTF-8, which JSON cannot hold.
+fn texts(files: &InfoFiles) -> Option<BTreeMap<&str, &str>> {
+    let text = |(name, bytes)| {
+        Some((
+            String::as_str(name),
+            str::from_utf8(Vec::as_slice(bytes)).ok()?,
+        ))
+    };
+    files.iter().map(text).collect()
 }
 
 fn md5(path: &Path) -> Result<String> {

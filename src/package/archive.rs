@@ -89,7 +89,40 @@ pub struct PackageInfo {
     pub entry_points: Vec<EntryPoint>,
 }
 
+/// Files of `info/` by name, as the package has them.
+pub type InfoFiles = BTreeMap<String, Vec<u8>>;
+
 impl PackageInfo {
+    /// What these files say.
+    ///
+    /// # Errors
+    /// When one of them cannot be read, or `index.json` is not there.
+    pub fn parse(files: &InfoFiles) -> Result<Self, ArchiveError> {
+        let index = files
+            .get(INDEX)
+            .ok_or_else(|| ArchiveError("it holds no info/index.json".into()))?;
+        let index = IndexJson::from_slice(index).map_err(|e| named("info/index.json", &e))?;
+        let paths = match files.get("paths.json") {
+            Some(bytes) => {
+                PathsJson::from_slice(bytes).map_err(|e| named("info/paths.json", &e))?
+            }
+            None => legacy_paths(files)?,
+        };
+        let link = files
+            .get("link.json")
+            .map(|bytes| LinkJson::from_slice(bytes).map_err(|e| named("info/link.json", &e)))
+            .transpose()?;
+        let entry_points = match link.map(|link| link.noarch) {
+            Some(NoArchLinks::Python(python)) => python.entry_points,
+            _ => Vec::new(),
+        };
+        Ok(Self {
+            index,
+            paths: paths.paths,
+            entry_points,
+        })
+    }
+
     /// When the package was built, in seconds since the epoch; 0 when it does not say.
     pub fn built_at(&self) -> u64 {
         let millis = self.index.timestamp.map_or(0, |at| at.timestamp_millis());
@@ -116,6 +149,14 @@ impl PackageArchive {
     /// # Errors
     /// When the archive is damaged or lacks `info/index.json`.
     pub fn info(&self) -> Result<PackageInfo, ArchiveError> {
+        PackageInfo::parse(&self.info_files()?)
+    }
+
+    /// Reads the files of `info/` that [`PackageInfo::parse`] takes.
+    ///
+    /// # Errors
+    /// When the archive is damaged.
+    pub fn info_files(&self) -> Result<InfoFiles, ArchiveError> {
         let mut files = BTreeMap::new();
         let mut archive = self.info_stream()?;
         for entry in archive.entries()? {
@@ -129,9 +170,9 @@ impl PackageArchive {
             };
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes)?;
-            files.insert(name, bytes);
+            files.insert(name.to_owned(), bytes);
         }
-        parse_info(&files)
+        Ok(files)
     }
 
     /// Reads `info/index.json` alone: what the package says of itself.
@@ -227,7 +268,7 @@ fn wanted_info(path: &Path) -> Option<&'static str> {
 
 /// Whether a `.tar.bz2` need not be decoded further: `link.json` matters to `noarch: python`
 /// only, and the older files only where there is no `paths.json`.
-fn info_suffices(files: &BTreeMap<&'static str, Vec<u8>>) -> bool {
+fn info_suffices(files: &InfoFiles) -> bool {
     let Some(Ok(index)) = files
         .get("index.json")
         .map(|bytes| IndexJson::from_slice(bytes))
@@ -238,37 +279,10 @@ fn info_suffices(files: &BTreeMap<&'static str, Vec<u8>>) -> bool {
         && (!index.noarch.is_python() || files.contains_key("link.json"))
 }
 
-fn parse_info(files: &BTreeMap<&'static str, Vec<u8>>) -> Result<PackageInfo, ArchiveError> {
-    let index = files
-        .get("index.json")
-        .ok_or_else(|| ArchiveError("it holds no info/index.json".into()))?;
-    let index = IndexJson::from_slice(index).map_err(|e| named("info/index.json", &e))?;
-    let paths = match files.get("paths.json") {
-        Some(bytes) => PathsJson::from_slice(bytes).map_err(|e| named("info/paths.json", &e))?,
-        None => legacy_paths(files)?,
-    };
-    let link = files
-        .get("link.json")
-        .map(|bytes| LinkJson::from_slice(bytes).map_err(|e| named("info/link.json", &e)))
-        .transpose()?;
-    let entry_points = match link.map(|link| link.noarch) {
-        Some(NoArchLinks::Python(python)) => python.entry_points,
-        _ => Vec::new(),
-    };
-    Ok(PackageInfo {
-        index,
-        paths: paths.paths,
-        entry_points,
-    })
-}
-
 /// Packages from before `paths.json` (conda-build < 2) say the same in three text files. The
 /// path types are not among it; the tar entries tell them when the content is streamed.
-fn legacy_paths(files: &BTreeMap<&'static str, Vec<u8>>) -> Result<PathsJson, ArchiveError> {
-    fn parse<T: PackageFile>(
-        files: &BTreeMap<&'static str, Vec<u8>>,
-        name: &str,
-    ) -> Result<Option<T>, ArchiveError> {
+fn legacy_paths(files: &InfoFiles) -> Result<PathsJson, ArchiveError> {
+    fn parse<T: PackageFile>(files: &InfoFiles, name: &str) -> Result<Option<T>, ArchiveError> {
         files
             .get(name)
             .map(|bytes| T::from_slice(bytes).map_err(|e| named(name, &e)))

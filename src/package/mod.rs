@@ -9,7 +9,7 @@ mod prefix;
 mod record;
 mod survey;
 
-pub use archive::{ArchiveError, ArchiveKind, PackageArchive, PackageInfo};
+pub use archive::{ArchiveError, ArchiveKind, InfoFiles, PackageArchive, PackageInfo};
 pub use bzip2::{Decoders, Reader as Bz2Reader};
 pub use entry::{Entry, EntryKind, EntrySink, sink_error};
 pub use link::{Package, link};

@@ -6,6 +6,7 @@
 //! wheels/<hex>         wheels, by their sha256
 //! layers/<key>.json    LayerKey -> diff id, digest and size of a layer that was built
 //! facts/<hex>.json     what a package archive says of itself, by its sha256
+//! infos/<hex>.json     files of a `.tar.bz2` package's `info/`, by its sha256
 //! aliases/md5/<hex>    the sha256 of a package archive, by its md5
 //! surveys/<key>.json   what a set of packages means for an environment
 //! images/<name>.json   image reference -> manifest descriptor
@@ -60,11 +61,12 @@ pub use verify::{Damage, Verified};
 
 use crate::error::{Error, Result};
 
-const FOLDERS: [&str; 17] = [
+const FOLDERS: [&str; 18] = [
     "blobs/sha256",
     "packages",
     "wheels",
     "facts",
+    "infos",
     "aliases/md5",
     "layers",
     "surveys",

@@ -1,6 +1,7 @@
 //! Small JSON records: built layers by key, surveys, and images and bases by name.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -82,6 +83,19 @@ impl Store {
     /// When the record cannot be written.
     pub fn put_facts<T: Serialize>(&self, package: &Digest, facts: &T) -> Result<()> {
         self.write_json(&self.facts_record(package), facts)
+    }
+
+    /// The files of a package's `info/`, by name, where they were kept.
+    pub fn info(&self, package: &Digest) -> Option<BTreeMap<String, String>> {
+        read_used(&self.info_record(package))
+    }
+
+    /// Keeps files of a package's `info/`, by name.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn put_info(&self, package: &Digest, files: &BTreeMap<&str, &str>) -> Result<()> {
+        self.write_json(&self.info_record(package), files)
     }
 
     /// The sha256 of the archive that was found to have this md5, in hexadecimal digits.
@@ -194,6 +208,10 @@ impl Store {
 
     fn facts_record(&self, package: &Digest) -> PathBuf {
         self.root().join("facts").join(package.hex() + ".json")
+    }
+
+    fn info_record(&self, package: &Digest) -> PathBuf {
+        self.root().join("infos").join(package.hex() + ".json")
     }
 
     fn md5_alias(&self, md5: &str) -> PathBuf {

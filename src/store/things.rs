@@ -140,6 +140,7 @@ impl Store {
             ("wheels", Kind::Wheels),
             ("surveys", Kind::Facts),
             ("facts", Kind::Facts),
+            ("infos", Kind::Facts),
             ("recipes", Kind::Facts),
             ("builds", Kind::Facts),
             ("aliases/md5", Kind::Facts),

@@ -71,12 +71,13 @@ impl Store {
 
     fn verify_records(&self, found: &mut Verified) -> Result<()> {
         type Check = fn(&Store, &Path) -> std::result::Result<(), String>;
-        let folders: [(&str, Check); 6] = [
+        let folders: [(&str, Check); 7] = [
             ("layers", Self::check_layer),
             ("bases", Self::check_base),
             ("images", Self::check_image),
             ("surveys", |_, path| readable::<Value>(path).map(drop)),
             ("facts", |_, path| readable::<Value>(path).map(drop)),
+            ("infos", |_, path| readable::<Value>(path).map(drop)),
             ("aliases/md5", |_, path| check_alias(path)),
         ];
         for (folder, check) in folders {
