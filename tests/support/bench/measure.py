@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 @dataclass
 class Cost:
-    """Seconds of wall and CPU time, peak memory of the largest process and peak size of a folder in MB."""
+    """Seconds of wall and CPU time, peak memory of the largest process, and what folders held at their peak beyond
+    what they hold in the end, in MB."""
 
     wall: float
     cpu: float
@@ -25,41 +26,44 @@ class Cost:
         return self.cpu / (self.wall * len(os.sched_getaffinity(0)))
 
 
-def folder_mb(folder):
-    """What the files of a folder take on the disk."""
-    total = 0
-    for path, _, names in os.walk(folder):
+def folder_mb(*folders):
+    """What the files of folders take on the disk, each counted once also when it is renamed while we look."""
+    blocks = {}
+    for path, _, names in (entry for folder in folders for entry in os.walk(folder)):
         for name in names:
             try:
-                total += os.lstat(os.path.join(path, name)).st_blocks * 512
+                file = os.lstat(os.path.join(path, name))
+                blocks[file.st_ino] = file.st_blocks
             except FileNotFoundError:
-                pass  # it was renamed while we looked
-    return total / 1e6
+                pass  # it was renamed or removed while we looked
+    return sum(blocks.values()) * 512 / 1e6
 
 
 class Watch:
-    """Looks at the size of a folder every 50 ms; without a folder, does nothing."""
+    """Looks at the size of folders every 50 ms; without folders, does nothing."""
 
-    def __init__(self, folder):
-        self.folder, self.peak, self.over = folder, 0.0, threading.Event()
+    def __init__(self, folders):
+        self.folders, self.peak, self.beyond, self.over = folders, 0.0, 0.0, threading.Event()
         self.thread = threading.Thread(target=self._look, daemon=True)
 
     def _look(self):
         while not self.over.wait(0.05):
-            self.peak = max(self.peak, folder_mb(self.folder))
+            self.peak = max(self.peak, folder_mb(*self.folders))
 
     def __enter__(self):
-        if self.folder:
+        if self.folders:
             self.thread.start()
         return self
 
     def __exit__(self, *_):
         self.over.set()
-        if self.folder:
+        if self.folders:
             self.thread.join()
+            # A file that is whole moves to where it is kept: only what is gone in the end was temporary.
+            self.beyond = max(0.0, self.peak - folder_mb(*self.folders))
 
 
-def cost(command, env=None, disk=None, cwd=None):
+def cost(command, env=None, disk=(), cwd=None):
     """Runs a command to its end; one that fails ends the bench with what it said."""
     command = [str(word) for word in command]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors, Watch(disk) as watch:
@@ -73,7 +77,7 @@ def cost(command, env=None, disk=None, cwd=None):
             raise Failed(f"{' '.join(command)} ended with {process.returncode}:\n{errors.read()[-4000:]}")
         out.seek(0)
         text = out.read()
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000, watch.peak, text)
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000, watch.beyond, text)
 
 
 class Failed(Exception):

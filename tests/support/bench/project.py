@@ -100,10 +100,10 @@ class Project:
                     self.env)
 
     def build(self, *flags, locked=True):
-        """A build of the environment and its code; the peak of the cache's temporary files is watched."""
+        """A build of the environment and its code; what the cache holds for a time is watched."""
         command = [self.imgbuild, "--quiet", "build", self.path("env.yml"), "--base", f"oci:{self.base}",
                    "--code", self.code, *(["--locked"] if locked else []), *flags]
-        return cost(command, self.env, disk=os.path.join(self.cache, "tmp"))
+        return cost(command, self.env, disk=[os.path.join(self.cache, name) for name in ("tmp", "blobs")])
 
     def change_code(self, number):
         """One line of the user's code."""
