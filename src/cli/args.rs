@@ -282,7 +282,7 @@ pub(super) struct ProbeArgs {
     #[arg(required_unless_present = "runtime")]
     pub image: Option<String>,
     /// Run the job on this machine itself, under its own Python, instead of in an image.
-    #[arg(long, value_name = "RUNTIME", conflicts_with_all = ["image", "shm_size"])]
+    #[arg(long, value_name = "RUNTIME", conflicts_with_all = ["image", "shm_size", "memory"])]
     pub runtime: Option<Runtime>,
     /// The Python that has torch [default: `python` on the PATH].
     #[arg(long, value_name = "PATH", requires = "runtime")]
@@ -311,12 +311,18 @@ pub(super) struct JobArgs {
     /// Stop the job after that many seconds [default: 300].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
+    /// Call it a stall when nothing moves for that many seconds [default: 60].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub stall_timeout: Option<u64>,
     /// Fail when the speed-up on all GPUs is under that many percent of their number.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub min_efficiency: Option<u32>,
     /// The size of /dev/shm, such as 8g.
     #[arg(long, value_name = "SIZE", value_parser = check::size)]
     pub shm_size: Option<u64>,
+    /// The container's memory limit, such as 64g, as docker run has it [default: none].
+    #[arg(long, value_name = "SIZE", value_parser = check::size)]
+    pub memory: Option<u64>,
     /// Write the report to a file too: .html for people, .xml (JUnit) for CI, .json or .txt; may be
     /// given more than once.
     #[arg(long = "report", value_name = "FILE")]

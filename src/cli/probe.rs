@@ -26,7 +26,9 @@ const DEFAULT_RANKS: u32 = 4;
 pub(super) struct Job {
     backend: Backend,
     timeout: Duration,
+    stall_timeout: Option<Duration>,
     shm_size: Option<u64>,
+    memory: Option<u64>,
     min_efficiency: Option<u32>,
     reports: Vec<ReportFile>,
 }
@@ -35,7 +37,9 @@ impl Job {
     fn request(&self) -> ProbeRequest {
         ProbeRequest {
             timeout: self.timeout,
+            stall_timeout: self.stall_timeout,
             shm_size: self.shm_size,
+            memory: self.memory,
             min_efficiency: self.min_efficiency,
             ..ProbeRequest::new(self.backend)
         }
@@ -79,7 +83,9 @@ pub(super) fn job(args: &JobArgs, spec: &ProbeSpec) -> Job {
             .timeout
             .or(spec.timeout)
             .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
+        stall_timeout: args.stall_timeout.map(Duration::from_secs),
         shm_size: args.shm_size.or(spec.shm_size),
+        memory: args.memory,
         min_efficiency: args.min_efficiency.or(spec.min_efficiency),
         reports: args.reports.clone(),
     }

@@ -53,6 +53,8 @@ pub struct RunSpec {
     pub workdir: Option<String>,
     /// The size of `/dev/shm` in bytes.
     pub shm_size: u64,
+    /// The limit of its memory in bytes; none when `None`.
+    pub memory: Option<u64>,
     /// GPUs to ask for.
     pub gpus: Option<GpuRequest>,
     /// The IPC mode; the daemon's default when `None`.
@@ -108,7 +110,7 @@ pub struct Outcome {
     pub exit_code: Option<i64>,
     /// Whether it was stopped because its time was up.
     pub timed_out: bool,
-    /// Whether the kernel killed it for lack of memory.
+    /// Whether the kernel killed it, or a process in it, for lack of memory.
     pub oom_killed: bool,
     /// From its start to its end.
     pub wall: Duration,
@@ -195,6 +197,9 @@ fn create_body(spec: &RunSpec) -> ContainerCreateBody {
 fn host_config(spec: &RunSpec) -> HostConfig {
     HostConfig {
         shm_size: Some(i64::try_from(spec.shm_size).unwrap_or(i64::MAX)),
+        memory: spec
+            .memory
+            .map(|size| i64::try_from(size).unwrap_or(i64::MAX)),
         ipc_mode: spec.ipc.clone(),
         device_requests: spec.gpus.as_ref().map(|gpus| vec![device_request(gpus)]),
         ulimits: spec
@@ -394,6 +399,7 @@ mod tests {
         let spec = RunSpec {
             image: "x".into(),
             shm_size: 1 << 30,
+            memory: Some(3 << 30),
             gpus: Some(GpuRequest::Count(4)),
             lift_limits: true,
             ..RunSpec::default()
@@ -407,6 +413,7 @@ mod tests {
             serde_json::json!([{"Driver": "", "Count": 4, "Capabilities": [["gpu"]]}])
         );
         assert_eq!(host["ShmSize"], 1 << 30);
+        assert_eq!(host["Memory"], 3_u64 << 30);
         assert_eq!(host["Ulimits"][0]["Soft"], -1);
         assert_eq!(host["AutoRemove"], false);
         assert_eq!(body["Labels"][LABEL], "1");

@@ -115,6 +115,9 @@ impl Before {
             "shm",
             format!("{} (--shm-size)", binary_size(request.shm())),
         );
+        if let Some(limit) = request.memory {
+            self.add("memory", format!("{} (--memory)", binary_size(limit)));
+        }
     }
 
     /// What processes of this machine have.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill, killpg},
     unistd::{Pid, gethostname},
 };
 use tokio::{
@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     before::{Before, driver_here},
-    gpus,
+    gpus, oom,
     output::Output,
     report::{Place, ProbeReport, RunFacts},
     spec::{GRACE, ProbeRequest, SCRIPTS, launch},
@@ -91,7 +91,9 @@ pub async fn probe_host(
     ));
     let mut output = Output::default();
     let mut job = Job::start(python, request, folder.path())?;
-    let outcome = job.follow(request, &mut output, reporter).await?;
+    let killed_before = oom::kills();
+    let mut outcome = job.follow(request, &mut output, reporter).await?;
+    outcome.oom_killed = oom::kills() > killed_before;
     if let Some(error) = never_began(python, &outcome, &output) {
         return Err(error);
     }
@@ -110,6 +112,7 @@ pub async fn probe_host(
 /// torchrun and its ranks, in a process group of their own.
 struct Job {
     child: Child,
+    folder: PathBuf,
     group: Pid,
     lines: mpsc::Receiver<(Channel, String)>,
     ended: bool,
@@ -144,6 +147,7 @@ impl Job {
         }
         Ok(Self {
             child,
+            folder: folder.to_owned(),
             group: Pid::from_raw(id.unwrap_or_default()),
             lines,
             ended: id.is_none(),
@@ -188,6 +192,7 @@ impl Job {
             }
         };
         let _ = timeout(LAST_LINES, rest).await;
+        end_the_rest(&self.folder);
         let status =
             status.map_err(|e| Error::new(Exit::ProbeNotRun, "cannot wait for the job").why(e))?;
         Ok(Outcome {
@@ -216,11 +221,32 @@ impl Drop for Job {
         let began = Instant::now();
         while began.elapsed() < GRACE {
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                return;
+                break;
             }
             thread::sleep(Duration::from_millis(50));
         }
         self.signal(Signal::SIGKILL);
+        end_the_rest(&self.folder);
+    }
+}
+
+/// Kills what outlived torchrun: a stopped rank acts on nothing else, and is not in its group. The
+/// job's own temporary folder in their environment tells them from all others.
+fn end_the_rest(folder: &Path) {
+    let mark = format!("TMPDIR={}", folder.display());
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for entry in all {
+        let pid = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let ours = environment
+            .split(|b| *b == 0)
+            .any(|pair| pair == mark.as_bytes());
+        if let Some(pid) = pid.filter(|_| ours) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }
 

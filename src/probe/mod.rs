@@ -9,6 +9,7 @@ mod before;
 mod chart;
 mod gpus;
 mod host;
+mod oom;
 mod output;
 mod page;
 mod report;

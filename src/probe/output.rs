@@ -236,6 +236,15 @@ impl Output {
         None
     }
 
+    /// The rank whose end torchrun saw first.
+    pub fn first_failed(&self) -> Option<u32> {
+        let mut lines = self.stderr.iter();
+        lines.find(|line| line.trim_start().starts_with("Root Cause"))?;
+        let rank =
+            lines.find_map(|line| line.trim_start().strip_prefix("rank")?.split_once(':'))?;
+        rank.1.split_whitespace().next()?.parse().ok()
+    }
+
     /// Other processes may write on the same line, before the mark or behind the JSON.
     fn take_result(&mut self, line: &str) {
         if let Some((_, json)) = line.split_once(RANK_MARK) {
@@ -335,6 +344,7 @@ mod tests {
         ] {
             output.take(Channel::Err, line);
         }
+        assert_eq!(output.first_failed(), Some(2));
         assert_eq!(output.torchrun_exit(2), Some(-9));
         assert_eq!(output.torchrun_exit(1), None);
     }

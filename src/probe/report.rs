@@ -207,15 +207,56 @@ impl ProbeReport {
             ranks.sort_by(|a, b| ended(a).total_cmp(&ended(b)));
             ranks.first().map(|rank| rank_failure(rank))
         };
-        if outcome.timed_out {
-            return Some(self.time_was_up(output));
-        }
-        failed(|r| !r.secondary && !waited(r))
-            .or_else(|| self.dead_rank(outcome, output))
-            .or_else(|| failed(waited))
-            .or_else(|| failed(|_| true))
-            .or_else(|| self.bad_end(outcome, output))
-            .or_else(|| self.distrust())
+        let found = match outcome.timed_out {
+            true => Some(self.time_was_up(output)),
+            false => failed(|r| !r.secondary && !waited(r))
+                .or_else(|| self.wrong_job())
+                .or_else(|| self.hung_rank(output))
+                .or_else(|| self.dead_rank(outcome, output))
+                .or_else(|| failed(waited))
+                .or_else(|| failed(|_| true))
+                .or_else(|| self.bad_end(outcome, output))
+                .or_else(|| self.distrust()),
+        };
+        found.map(
+            |failure| match outcome.oom_killed && somebody_is_gone(&failure) {
+                true => Failure {
+                    code: "memory".into(),
+                    message: format!(
+                        "the kernel killed a process at the memory limit: {}",
+                        failure.message
+                    ),
+                    ..failure
+                },
+                false => failure,
+            },
+        )
+    }
+
+    /// A rank without a word, when the job ended only because another had waited for too long: had
+    /// it died, torchrun would have seen that first.
+    fn hung_rank(&self, output: &Output) -> Option<Failure> {
+        let rank = *self.missing_ranks.first()?;
+        let first = output.first_failed()?;
+        let waiter = self.ranks.iter().find(|r| r.rank == first && waited(r))?;
+        let why = waiter.error.as_deref().unwrap_or_default();
+        Some(Failure {
+            rank: Some(rank),
+            step: waiter.failed_step.clone(),
+            ..job_failure(
+                waiter.code.as_deref().unwrap_or("stall"),
+                format!(
+                    "no sign of life from {} while rank {first} waited: {why}",
+                    names(&self.missing_ranks)
+                ),
+            )
+        })
+    }
+
+    /// Where the ranks were that got least far.
+    fn last_step(&self) -> Option<String> {
+        let failed = self.ranks.iter().filter(|r| !r.ok);
+        failed.min_by_key(|r| r.checks.len())?.failed_step.clone()
     }
 
     /// The rank that got least far holds up the others.
@@ -270,9 +311,7 @@ impl ProbeReport {
             0 => String::new(),
             n => format!(" ({n} unreadable result lines)"),
         };
-        let code = if outcome.oom_killed {
-            "memory"
-        } else if self.ranks.is_empty() && mixed_cuda(output) {
+        let code = if self.ranks.is_empty() && mixed_cuda(output) {
             "cuda-mixed"
         } else if self.ranks.is_empty() && output.stderr_with(&["client socket has"]).is_some() {
             // torchrun itself did not reach its own store (c10d's words since torch 1.12).
@@ -285,7 +324,7 @@ impl ProbeReport {
         Some(Failure {
             code: code.into(),
             rank: (told.is_some() || !self.ranks.is_empty()).then_some(rank),
-            step: output.last_progress.clone().filter(|_| code == "memory"),
+            step: self.last_step(),
             message: message + &garbled,
             fix: None,
         })
@@ -301,22 +340,25 @@ impl ProbeReport {
         Some(job_failure("bad-end", message))
     }
 
-    /// What the ranks say must agree with what was asked for and with each other.
-    fn distrust(&self) -> Option<Failure> {
+    /// The ranks must be those that were asked for.
+    fn wrong_job(&self) -> Option<Failure> {
         let odd = self.ranks.iter().find(|r| {
             r.backend != self.backend || r.world_size != self.nproc || r.rank >= self.nproc
         });
-        if let Some(rank) = odd {
-            let (world, backend) = (rank.world_size, &rank.backend);
-            let message = format!(
-                "ran as one of {world} ranks over {backend}, asked for were {} over {}",
-                self.nproc, self.backend
-            );
-            return Some(Failure {
-                rank: Some(rank.rank),
-                ..job_failure("wrong-job", message)
-            });
-        }
+        let rank = odd?;
+        let (world, backend) = (rank.world_size, &rank.backend);
+        let message = format!(
+            "ran as one of {world} ranks over {backend}, asked for were {} over {}",
+            self.nproc, self.backend
+        );
+        Some(Failure {
+            rank: Some(rank.rank),
+            ..job_failure("wrong-job", message)
+        })
+    }
+
+    /// What the ranks say must agree with each other.
+    fn distrust(&self) -> Option<Failure> {
         let params: BTreeSet<_> = self.ranks.iter().map(|r| &r.params_sha256).collect();
         if params.len() != 1 || params.contains(&None) {
             let message = "the ranks' parameters differ after training".to_owned();
@@ -362,9 +404,25 @@ fn rank_failure(rank: &RankResult) -> Failure {
     }
 }
 
+/// Failures that a kill for lack of memory explains: of a rank, of its worker, of its check's child.
+fn somebody_is_gone(failure: &Failure) -> bool {
+    const CODES: [&str; 9] = [
+        "rank-missing",
+        "no-results",
+        "worker-killed",
+        "gpu-hang",
+        "peer-lost",
+        "terminated",
+        "stall",
+        "timeout",
+        "bad-end",
+    ];
+    CODES.contains(&failure.code.as_str())
+}
+
 /// A rank that gave up waiting; the cause is likely elsewhere.
 fn waited(rank: &RankResult) -> bool {
-    matches!(rank.code.as_deref(), Some("stall" | "timeout"))
+    matches!(rank.code.as_deref(), Some("stall" | "p2p" | "timeout"))
 }
 
 fn ended(rank: &RankResult) -> f64 {

@@ -38,6 +38,10 @@ pub struct ProbeRequest {
     pub timeout: Duration,
     /// The size of a container's `/dev/shm` in bytes; by the number of ranks when `None`.
     pub shm_size: Option<u64>,
+    /// How long nothing may move; the script's own choice when `None`.
+    pub stall_timeout: Option<Duration>,
+    /// A container's memory limit in bytes; none when `None`.
+    pub memory: Option<u64>,
     /// Epochs of training; the script's own choice when `None`.
     pub epochs: Option<u32>,
     /// The least speed-up that passes, in percent of the number of ranks.
@@ -80,6 +84,8 @@ impl ProbeRequest {
             backend,
             timeout: DEFAULT_TIMEOUT,
             shm_size: None,
+            stall_timeout: None,
+            memory: None,
             epochs: None,
             min_efficiency: None,
         }
@@ -120,6 +126,7 @@ pub fn run_spec(
         // `python -m` looks for modules in the working directory first: not among the user's.
         workdir: Some(FOLDER.into()),
         shm_size: request.shm(),
+        memory: request.memory,
         lift_limits: gpus.is_some(),
         gpus,
         ipc: None,
@@ -145,6 +152,8 @@ pub(super) fn launch(request: &ProbeRequest, rendezvous: &[String], folder: &str
         // Ends the job also when imgbuild itself is gone.
         format!("--timeout={seconds}"),
     ]);
+    let stall = request.stall_timeout.map(|limit| limit.as_secs().max(1));
+    words.extend(stall.map(|seconds| format!("--stall-timeout={seconds}")));
     words.extend(request.epochs.map(|epochs| format!("--epochs={epochs}")));
     let least = request
         .min_efficiency
@@ -176,6 +185,8 @@ mod tests {
     fn a_cpu_probe_through_the_wrapper() {
         let request = ProbeRequest {
             epochs: Some(2),
+            stall_timeout: Some(Duration::from_secs(9)),
+            memory: Some(8),
             min_efficiency: Some(85),
             shm_size: Some(7),
             timeout: Duration::from_millis(10),
@@ -183,14 +194,12 @@ mod tests {
         };
         let spec = run_spec(&request, "sha256:1", Some("/opt/run"), None);
         assert_eq!(spec.entrypoint, ["/opt/run"]);
-        assert!(
-            spec.cmd
-                .join(" ")
-                .ends_with("--backend=gloo --timeout=1 --epochs=2 --min-efficiency=0.85")
-        );
+        assert!(spec.cmd.join(" ").ends_with(
+            "--backend=gloo --timeout=1 --stall-timeout=9 --epochs=2 --min-efficiency=0.85"
+        ));
         assert_eq!(
-            (spec.gpus, spec.lift_limits, spec.shm_size),
-            (None, false, 7)
+            (spec.gpus, spec.lift_limits, spec.shm_size, spec.memory),
+            (None, false, 7, Some(8))
         );
     }
 

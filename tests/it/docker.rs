@@ -1,6 +1,7 @@
 //! A real Docker daemon: loading, running, the daemon as a base, and what is said without one.
 
 mod delta;
+mod memory;
 mod reports;
 mod saved;
 

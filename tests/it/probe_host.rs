@@ -4,7 +4,7 @@ mod catalogue;
 
 use std::{
     fs,
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, Stdio},
@@ -206,10 +206,6 @@ fn a_rank_that_stands_still_is_named() {
     let second = all.iter().find(|(_, rank)| rank == "1").unwrap().0;
     signal(second, "-STOP");
     let (status, report) = end(child);
-    // Nobody else can end a stopped process, which does not see that its parent is gone.
-    let _ = Command::new("kill")
-        .args(["-KILL", &second.to_string()])
-        .status();
     assert_eq!(status, Some(4));
     let failure = &report["failure"];
     assert_eq!(failure["code"], "timeout", "{failure}");
@@ -218,6 +214,51 @@ fn a_rank_that_stands_still_is_named() {
         "{failure}"
     );
     says_cpu(&project, &report);
+    assert_gone(second);
+    left_nothing(&project);
+}
+
+#[track_caller]
+fn assert_gone(pid: u32) {
+    let gone = (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(20));
+        !Path::new(&format!("/proc/{pid}/cmdline")).exists()
+            || fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty())
+    });
+    assert!(gone, "process {pid} is still there");
+}
+
+#[test]
+fn a_rank_that_hangs_in_mid_job_is_a_stall() {
+    let project = project();
+    let mut command = project.command(env!("CARGO_BIN_EXE_imgbuild"));
+    command.args(["probe", "--runtime", "host", "--python"]);
+    command.arg(project.path("python"));
+    command.args(["--cpu", "--nproc", "2", "--stall-timeout", "5"]);
+    command.args(["--format", "json"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    let met = progress.find(|line| line.as_ref().is_ok_and(|line| line.contains("rendezvous ")));
+    assert!(met.is_some(), "the ranks did not meet");
+    thread::spawn(move || progress.count());
+    let all = ranks(child.id(), 2);
+    let second = all.iter().find(|(_, rank)| rank == "1").unwrap().0;
+    signal(second, "-STOP");
+    let (status, report) = end(child);
+    assert_eq!(status, Some(4));
+    let failure = &report["failure"];
+    assert_eq!(failure["code"], "stall", "{failure}");
+    assert_eq!(failure["rank"], 1, "{failure}");
+    assert_eq!(
+        failure["step"], report["ranks"][0]["failed_step"],
+        "{failure}"
+    );
+    assert_gone(second);
+    left_nothing(&project);
 }
 
 #[test]
