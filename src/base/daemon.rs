@@ -150,6 +150,7 @@ mod tests {
             reporter: fixture.reporter.clone(),
             platform: Platform::linux_amd64(),
             offline: false,
+            registries: crate::registry::Settings::default(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

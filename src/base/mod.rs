@@ -35,6 +35,7 @@ pub use platform::Platform;
 use crate::{
     digest::{DiffId, Digest},
     error::{Error, Exit, Result},
+    registry::Settings,
     report::Reporter,
     store::Store,
 };
@@ -146,6 +147,8 @@ pub struct Loader {
     pub platform: Platform,
     /// No registry is asked: an image must be pinned and in the store.
     pub offline: bool,
+    /// How registries are spoken to.
+    pub registries: Settings,
 }
 
 impl Loader {

@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use oci_client::{Reference, RegistryOperation, manifest::OciDescriptor};
 
 use super::{
     BaseImage, BaseLayer, Loader,
@@ -13,23 +12,16 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    error::{Error, Result, chain},
+    error::{Error, Result},
     registry::{
-        failure::{Failure, Retry, interrupted, status},
-        remote::{Remote, parse_reference},
+        failure::{Failure, Retry},
+        remote::{Purpose, Remote, parse_reference},
     },
     store::{BlobWriter, Store},
 };
 
 /// How many blobs are fetched at once: as many as Docker does.
 const CONCURRENT: usize = 3;
-
-const MANIFESTS: [&str; 4] = [
-    media::OCI_INDEX,
-    media::OCI_MANIFEST,
-    media::DOCKER_LIST,
-    media::DOCKER_MANIFEST,
-];
 
 /// Pulls the image of a reference for the loader's platform; with a pin, the image of that digest.
 ///
@@ -109,15 +101,15 @@ pub(super) async fn documents(
 }
 
 async fn is_there(remote: &Remote) -> Result<bool> {
-    let asked = remote.retrying(|| async {
-        let (at, client) = (remote.reference(), remote.client());
-        match client.fetch_manifest_digest(at, remote.auth()).await {
-            Ok(_) => Ok(true),
-            Err(e) if status(&e) == Some(404) => Ok(false),
-            Err(e) => Err(remote.failure(e)),
-        }
-    });
-    asked.await
+    let name = name(remote);
+    remote.retrying(|| remote.has_manifest(&name)).await
+}
+
+/// What the reference names the manifest with.
+fn name(remote: &Remote) -> String {
+    let at = remote.reference();
+    let name = at.digest().or(at.tag());
+    name.unwrap_or("latest").to_owned()
 }
 
 /// Fetches some layers of an image.
@@ -156,7 +148,8 @@ async fn connect(reference: &str, loader: &Loader) -> Result<Remote> {
             .why("--offline: no registry is asked")
             .hint("run once without --offline"));
     }
-    Remote::connect(reference, RegistryOperation::Pull, &loader.reporter).await
+    let purpose = Purpose::pull(&loader.registries);
+    Remote::connect(reference, purpose, &loader.reporter).await
 }
 
 /// What the store has of a pinned image: its manifest and config.
@@ -206,14 +199,11 @@ async fn find(
     pin: Option<&Digest>,
     loader: &Loader,
 ) -> Result<(Digest, Manifest)> {
-    let name = remote.reference().whole();
-    let mut at = match pin {
-        Some(pin) => remote.reference().clone_with_digest(pin.to_string()),
-        None => remote.reference().clone(),
-    };
+    let whole = remote.reference().whole();
+    let mut at = pin.map_or_else(|| name(remote), Digest::to_string);
     for _ in 0..MAX_DEPTH {
         let (digest, bytes) = document(remote, &at).await?;
-        let parsed = Document::parse(&bytes).map_err(|e| e.at(&name))?;
+        let parsed = Document::parse(&bytes).map_err(|e| e.at(&whole))?;
         let entries = match parsed {
             Document::Manifest(manifest) => {
                 loader.store.put_blob(&bytes)?;
@@ -222,29 +212,22 @@ async fn find(
             Document::Index(entries) => entries,
         };
         let chosen = manifest::choose(&entries, &loader.platform, None, false);
-        let chosen = chosen.map_err(|e| e.at(&name))?.digest()?;
-        at = remote.reference().clone_with_digest(chosen.to_string());
+        at = chosen.map_err(|e| e.at(&whole))?.digest()?.to_string();
     }
-    Err(Error::input("image indexes point to each other without end").at(name))
+    Err(Error::input("image indexes point to each other without end").at(whole))
 }
 
 /// Fetches a manifest or an index; one asked for by digest must have it.
-async fn document(remote: &Remote, at: &Reference) -> Result<(Digest, Vec<u8>)> {
-    let expected = at.digest().map(manifest::sha256).transpose()?;
-    let bytes = remote
-        .retrying(|| async {
-            let request = remote
-                .client()
-                .pull_manifest_raw(at, remote.auth(), &MANIFESTS);
-            let (bytes, _) = request.await.map_err(|e| remote.failure(e))?;
-            Ok(bytes)
-        })
-        .await?;
+async fn document(remote: &Remote, name: &str) -> Result<(Digest, Vec<u8>)> {
+    let expected = name.contains(':').then(|| manifest::sha256(name));
+    let expected = expected.transpose()?;
+    let bytes = remote.retrying(|| remote.manifest(name)).await?;
     let found = Digest::of(&bytes);
     if let Some(expected) = expected.filter(|expected| *expected != found) {
-        return Err(damaged(&expected, &found, bytes.len() as u64).at(at.whole()));
+        let damaged = damaged(&expected, &found, bytes.len() as u64);
+        return Err(damaged.at(remote.reference().whole()));
     }
-    Ok((found, bytes.into()))
+    Ok((found, bytes))
 }
 
 async fn config(remote: &Remote, config: &Descriptor, loader: &Loader) -> Result<Vec<u8>> {
@@ -320,13 +303,7 @@ async fn fetch(
             let received = receive(remote, digest, size, &mut writer, &task).await?;
             if received != size {
                 return Err(Failure {
-                    error: Error::environment(format!(
-                        "cannot pull {}",
-                        remote.reference().whole()
-                    ))
-                    .why(format!(
-                        "layer {digest} broke off after {received} of {size} bytes"
-                    )),
+                    error: broke_off(remote, digest, received, size),
                     retry: Retry::Later,
                 });
             }
@@ -343,29 +320,17 @@ async fn receive(
     writer: &mut BlobWriter,
     task: &crate::report::Task,
 ) -> Result<u64, Failure> {
-    let blob = OciDescriptor {
-        digest: digest.to_string(),
-        ..OciDescriptor::default()
-    };
-    let request = remote.client().pull_blob_stream(remote.reference(), &blob);
-    let mut body = request.await.map_err(|e| remote.failure(e))?;
+    let mut body = remote.blob(digest).await?;
     let mut received = 0;
-    while let Some(chunk) = body.next().await {
-        let chunk = match chunk {
-            Ok(chunk) => chunk,
-            // oci-client found another digest at the end; ours is compared below, in words.
-            Err(e) if is_digest(&e) => break,
-            Err(e) => {
+    loop {
+        let chunk = match body.next().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return Ok(received),
+            Err(problem) => {
+                let cause = problem.words();
                 return Err(Failure {
-                    retry: Retry::if_passing(interrupted(&e)),
-                    error: Error::environment(format!(
-                        "cannot pull {}",
-                        remote.reference().whole()
-                    ))
-                    .why(format!(
-                        "layer {digest} broke off after {received} of {size} bytes"
-                    ))
-                    .why(chain(&e)),
+                    error: broke_off(remote, digest, received, size).why(cause),
+                    retry: remote.failure(problem).retry,
                 });
             }
         };
@@ -384,13 +349,12 @@ async fn receive(
             .map_err(|e| Error::of_io("cannot write to the cache", e))?;
         task.add(chunk.len() as u64);
     }
-    Ok(received)
 }
 
-fn is_digest(error: &std::io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(|inner| inner.is::<oci_client::errors::DigestError>())
+fn broke_off(remote: &Remote, digest: &Digest, received: u64, size: u64) -> Error {
+    remote.cannot().why(format!(
+        "layer {digest} broke off after {received} of {size} bytes"
+    ))
 }
 
 /// Syncing to disk takes long: not on an async thread.

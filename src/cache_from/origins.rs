@@ -15,6 +15,7 @@ use crate::{
     digest::{DiffId, Digest, Hashing},
     error::{Error, Result},
     image::{Image, Layer},
+    registry::Settings,
     store::Store,
 };
 
@@ -92,6 +93,18 @@ impl<'a> Origins<'a> {
     /// Where layers are brought to.
     pub fn store(&self) -> &Store {
         &self.loader.store
+    }
+
+    /// How the registries are spoken to.
+    pub fn settings(&self) -> &Settings {
+        &self.loader.registries
+    }
+
+    /// The repositories of that registry that these layers come from.
+    pub fn repositories(&self, registry: &str) -> impl Iterator<Item = Reference> {
+        let names = self.of.values().map(|origin| origin.reference.as_str());
+        let names = names.filter_map(|name| name.parse::<Reference>().ok());
+        names.filter(move |name| name.registry() == registry)
     }
 
     /// A repository of that registry that has the blob, if it is one of these layers.

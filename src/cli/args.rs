@@ -1,6 +1,6 @@
 //! The flags.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use rattler_solve::ChannelPriority;
@@ -16,6 +16,7 @@ use crate::{
     layer::Compression,
     lock,
     machine::Machine,
+    registry::Settings,
     sink::Output,
     spec::{CodeSpec, LockChoice, MinicondaChoice, Overrides, ProbeSpec, check, words},
 };
@@ -115,6 +116,32 @@ pub(super) struct LockingArgs {
     /// Packages published later do not count: a day, in UTC, or an RFC 3339 time.
     #[arg(long, value_name = "DATE", value_parser = lock::cutoff)]
     pub exclude_newer: Option<jiff::Timestamp>,
+    #[command(flatten)]
+    pub registries: RegistryArgs,
+}
+
+/// How registries are spoken to.
+#[derive(Group, Clone)]
+#[command(next_help_heading = "Registries")]
+pub(super) struct RegistryArgs {
+    /// Speak plain HTTP with this registry; may be given more than once. Registries on this machine
+    /// need it only where they have a certificate.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub plain_http: Vec<String>,
+    /// Give up on a registry that takes and sends nothing for that many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = Settings::SILENCE,
+          env = "IMGBUILD_REGISTRY_TIMEOUT", hide_env_values = true,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub registry_timeout: u64,
+}
+
+impl RegistryArgs {
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            plain_http: self.plain_http.clone(),
+            silence: Duration::from_secs(self.registry_timeout),
+        }
+    }
 }
 
 impl LockingArgs {
@@ -273,6 +300,8 @@ pub(super) struct PushArgs {
     #[arg(value_name = "REF", value_parser = check::tag)]
     pub references: Vec<String>,
     #[command(flatten)]
+    pub registries: RegistryArgs,
+    #[command(flatten)]
     pub metadata: MetadataArgs,
 }
 
@@ -351,6 +380,8 @@ pub(super) struct DiffArgs {
     /// Ask nothing of the network.
     #[arg(long)]
     pub offline: bool,
+    #[command(flatten)]
+    pub registries: RegistryArgs,
 }
 
 #[derive(Group)]

@@ -70,7 +70,8 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     };
     // An image that failed its probe is not given to others.
     if args.push && !only_pushes(&args) && exit == ExitCode::SUCCESS {
-        push::push(&built, &spec.tags, &runtime, &store, reporter)?;
+        let loader = push::loader(&args.locking.registries, &store, reporter);
+        push::push(&built, &spec.tags, &runtime, &loader)?;
     }
     args.metadata.write(&built, &spec.tags)?;
     if let Some(bytes) = bound {

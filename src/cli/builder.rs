@@ -101,6 +101,7 @@ impl Builder<'_> {
             reporter: self.reporter.clone(),
             platform: spec.machine.platform(),
             offline: self.args.locking.offline,
+            registries: self.args.locking.registries.settings(),
         };
         self.specs.iter().map(loader).collect()
     }

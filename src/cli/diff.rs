@@ -36,6 +36,7 @@ pub(super) fn run(args: &DiffArgs, reporter: &Reporter) -> Result<ExitCode> {
             reporter: reporter.clone(),
             platform: args.platform.platform(),
             offline: args.offline,
+            registries: args.registries.settings(),
         },
         runtime: &runtime,
     };

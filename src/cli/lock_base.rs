@@ -16,6 +16,7 @@ impl Locker<'_> {
             reporter: self.reporter.clone(),
             platform: self.spec.machine.platform(),
             offline: self.locking.offline,
+            registries: self.locking.registries.settings(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use tokio::runtime::Runtime;
 
-use super::{args::PushArgs, interruptible, open_store, print, runtime, stored};
+use super::{args::{PushArgs, RegistryArgs}, interruptible, open_store, print, runtime, stored};
 use crate::{
     base::Loader,
     cache_from::Origins,
@@ -29,27 +29,32 @@ pub(super) fn run(args: &PushArgs, reporter: &Reporter) -> Result<ExitCode> {
         [] => own,
         named => named,
     };
-    push(&image, references, &runtime()?, &store, reporter)?;
+    let loader = loader(&args.registries, &store, reporter);
+    push(&image, references, &runtime()?, &loader)?;
     args.metadata.write(&image, references)?;
     print(image.digest());
     Ok(ExitCode::SUCCESS)
+}
+
+/// What brings layers that the store does not have.
+pub(super) fn loader(registries: &RegistryArgs, store: &Store, reporter: &Reporter) -> Loader {
+    Loader {
+        store: store.clone(),
+        reporter: reporter.clone(),
+        platform: Machine::default().platform(),
+        offline: false,
+        registries: registries.settings(),
+    }
 }
 
 pub(super) fn push(
     set: &ImageSet,
     references: &[String],
     runtime: &Runtime,
-    store: &Store,
-    reporter: &Reporter,
+    loader: &Loader,
 ) -> Result<()> {
-    let loader = Loader {
-        store: store.clone(),
-        reporter: reporter.clone(),
-        platform: Machine::default().platform(),
-        offline: false,
-    };
-    let origins = Origins::none(&loader);
-    let pushing = registry::push(set, references, &origins, reporter);
+    let origins = Origins::none(loader);
+    let pushing = registry::push(set, references, &origins, &loader.reporter);
     runtime.block_on(interruptible(pushing))
 }
 

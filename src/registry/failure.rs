@@ -1,15 +1,14 @@
 //! What goes wrong at a registry: in words, and whether another attempt may fare better.
 
-use oci_client::{
-    RegistryOperation,
-    errors::{OciDistributionError, OciEnvelope, OciErrorCode},
-    secrets::RegistryAuth,
-};
+use std::time::Duration;
 
-use super::remote::Remote;
+use oci_client::RegistryOperation;
+
+use super::{problem::Problem, remote::Remote};
 use crate::error::{Error, chain};
 
 /// A failed attempt, and whether another one may fare better.
+#[derive(Debug)]
 pub struct Failure {
     /// The error in words.
     pub error: Error,
@@ -24,18 +23,8 @@ pub enum Retry {
     Never,
     /// Time.
     Later,
-    /// A new login: the registry does not accept the one that was shown.
-    AfterLogin,
-}
-
-impl Retry {
-    /// Time, if the failure is a passing one.
-    pub fn if_passing(passing: bool) -> Self {
-        match passing {
-            true => Self::Later,
-            false => Self::Never,
-        }
-    }
+    /// The time that the registry asks for.
+    After(Duration),
 }
 
 impl From<Error> for Failure {
@@ -49,15 +38,33 @@ impl From<Error> for Failure {
 
 impl Remote {
     /// What went wrong in words, and what another attempt takes.
-    pub fn failure(&self, error: OciDistributionError) -> Failure {
-        let retry = match status(&error) {
-            Some(401) => Retry::AfterLogin,
-            Some(status) => Retry::if_passing(matches!(status, 408 | 429 | 500..=599)),
-            None => Retry::if_passing(broke_off(&error)),
-        };
+    pub fn failure(&self, problem: Problem) -> Failure {
         Failure {
-            error: self.explain(&error),
-            retry,
+            retry: self.retry(&problem),
+            error: self.explain(problem),
+        }
+    }
+
+    fn retry(&self, problem: &Problem) -> Retry {
+        let passes = match problem {
+            Problem::Refused(refusal) => {
+                let status = refusal.status.as_u16();
+                let passes = matches!(status, 408 | 425 | 429 | 500..=599);
+                if let (true, Some(asked)) = (passes, refusal.retry_after) {
+                    return Retry::After(asked);
+                }
+                passes
+            }
+            // One that was there a moment ago may be restarting.
+            Problem::Broken(error) => self.was_reached() || interrupted(error),
+            Problem::Silent(_) => true,
+            Problem::Login(_) | Problem::Misdirected(_) | Problem::Odd(_) | Problem::Local(_) => {
+                false
+            }
+        };
+        match passes {
+            true => Retry::Later,
+            false => Retry::Never,
         }
     }
 
@@ -71,30 +78,41 @@ impl Remote {
     }
 
     /// One message that names the reference, the cause and the way out.
-    pub fn explain(&self, error: &OciDistributionError) -> Error {
-        let failed = self.cannot().why(detail(error));
-        let login = self.login();
-        match (status(error), self.operation()) {
-            (_, RegistryOperation::Push) if self.is_hubs_own() => failed.hint(
+    pub fn explain(&self, problem: Problem) -> Error {
+        let failed = self.cannot().why(problem.words());
+        let login = self.login_command();
+        match (problem.status(), self.operation(), problem) {
+            (.., Problem::Local(error)) => error,
+            (_, RegistryOperation::Push, _) if self.is_hubs_own() => failed.hint(
                 "a name without a registry means Docker Hub's own images: \
                  name yours HOST/NAME:TAG, or USER/NAME:TAG for Docker Hub",
             ),
-            (Some(401 | 403), operation) => failed.hint(self.denied(operation)),
-            (Some(404), RegistryOperation::Pull) => {
+            (Some(401 | 403), operation, _) => failed.hint(self.denied(operation)),
+            (Some(404), RegistryOperation::Pull, problem) => {
                 Error::environment(format!("no image {}", self.reference().whole()))
-                    .why(detail(error))
+                    .why(problem.words())
                     .hint("check the name and the tag")
             }
-            (Some(404), RegistryOperation::Push) => failed
+            (Some(404), RegistryOperation::Push, _) => failed
                 .hint("check the name; some registries want a repository to be made before a push"),
-            (Some(429), _) => failed.hint(format!(
+            (Some(413), ..) => failed.hint(
+                "a proxy before the registry limits the size of requests \
+                 (nginx: client_max_body_size): raise it",
+            ),
+            (Some(429), ..) => failed.hint(format!(
                 "the registry limits requests; wait, or log in for a higher limit: {login}"
             )),
-            _ => explain_connection(failed, error, self.reference().registry()),
+            (None, _, Problem::Broken(error)) => {
+                explain_connection(failed, &error, self.reference().registry())
+            }
+            (None, _, Problem::Silent(_)) => failed.hint(
+                "check the network; a registry that thinks for long: --registry-timeout SECONDS",
+            ),
+            _ => failed,
         }
     }
 
-    fn login(&self) -> String {
+    fn login_command(&self) -> String {
         match self.reference().registry() {
             "docker.io" => "docker login".to_owned(),
             host => format!("docker login {host}"),
@@ -108,16 +126,16 @@ impl Remote {
     }
 
     fn denied(&self, operation: RegistryOperation) -> String {
-        let login = self.login();
-        match (self.auth(), operation) {
-            (RegistryAuth::Anonymous, RegistryOperation::Pull) => {
+        let login = self.login_command();
+        match (self.is_anonymous(), operation) {
+            (true, RegistryOperation::Pull) => {
                 format!("check the name; if the image is private: {login}")
             }
-            (RegistryAuth::Anonymous, RegistryOperation::Push) => format!("log in: {login}"),
-            (_, RegistryOperation::Pull) => {
+            (true, RegistryOperation::Push) => format!("log in: {login}"),
+            (false, RegistryOperation::Pull) => {
                 format!("the login that was found is not accepted for it: {login}")
             }
-            (_, RegistryOperation::Push) => {
+            (false, RegistryOperation::Push) => {
                 format!("the login that was found may not push to it: {login}")
             }
         }
@@ -125,11 +143,8 @@ impl Remote {
 }
 
 /// Adds the way out when no HTTP answer came at all.
-fn explain_connection(failed: Error, error: &OciDistributionError, host: &str) -> Error {
-    let OciDistributionError::RequestError(request) = error else {
-        return failed;
-    };
-    let text = chain(request).to_lowercase();
+fn explain_connection(failed: Error, error: &reqwest::Error, host: &str) -> Error {
+    let text = chain(error).to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if has(&[
         "certificate",
@@ -138,8 +153,9 @@ fn explain_connection(failed: Error, error: &OciDistributionError, host: &str) -
         "corrupt message",
     ]) {
         return failed.hint(format!(
-            "{host} is spoken to over TLS (plain HTTP is for this machine's own registries only): \
-             put its CA certificate into ~/.config/containers/certs.d/{host}/ca.crt, or check the port"
+            "{host} is spoken to over TLS: put its CA certificate into \
+             ~/.config/containers/certs.d/{host}/ca.crt, or check the port; \
+             if it has no TLS: --plain-http {host}"
         ));
     }
     if has(&["connection refused"]) {
@@ -155,92 +171,8 @@ fn explain_connection(failed: Error, error: &OciDistributionError, host: &str) -
     failed.hint("check the network, and HTTPS_PROXY if there is a proxy")
 }
 
-/// The HTTP status of an answer, if there was one.
-pub(crate) fn status(error: &OciDistributionError) -> Option<u16> {
-    match error {
-        OciDistributionError::ServerError { code, .. } => Some(*code),
-        OciDistributionError::UnauthorizedError { .. }
-        | OciDistributionError::AuthenticationFailure(_) => Some(401),
-        OciDistributionError::ImageManifestNotFoundError(_) => Some(404),
-        OciDistributionError::RequestError(e) => e.status().map(|s| s.as_u16()),
-        OciDistributionError::RegistryError { envelope, .. } => {
-            envelope.errors.iter().find_map(|e| match &e.code {
-                OciErrorCode::Unauthorized => Some(401),
-                OciErrorCode::Denied => Some(403),
-                OciErrorCode::ManifestUnknown
-                | OciErrorCode::NameUnknown
-                | OciErrorCode::BlobUnknown
-                | OciErrorCode::NotFound => Some(404),
-                OciErrorCode::Toomanyrequests => Some(429),
-                _ => None,
-            })
-        }
-        _ => None,
-    }
-}
-
-/// The registry's own words, short.
-fn detail(error: &OciDistributionError) -> String {
-    match error {
-        OciDistributionError::ServerError { code, message, .. } => server_words(*code, message),
-        OciDistributionError::UnauthorizedError { .. } => "HTTP status 401: not authorized".into(),
-        OciDistributionError::AuthenticationFailure(reason) => {
-            let reason: String = reason.trim().chars().take(200).collect();
-            format!("the login was refused: {reason}")
-        }
-        OciDistributionError::RegistryError { envelope, .. } => lines(envelope),
-        OciDistributionError::RequestError(e) => match e.status() {
-            Some(status) => format!("HTTP status {}", status.as_u16()),
-            None => request_words(e),
-        },
-        other => chain(other),
-    }
-}
-
-/// Upload addresses may carry signatures in their query, which do not belong in a log.
-fn request_words(error: &reqwest::Error) -> String {
-    let text = chain(error);
-    match error.url() {
-        Some(url) => {
-            let mut bare = url.clone();
-            bare.set_query(None);
-            text.replace(url.as_str(), bare.as_str())
-        }
-        None => text,
-    }
-}
-
-fn server_words(code: u16, message: &str) -> String {
-    if let Ok(envelope) = serde_json::from_str(message) {
-        return format!("HTTP status {code}: {}", lines(&envelope));
-    }
-    let message: String = message.trim().chars().take(200).collect();
-    match message.is_empty() {
-        true => format!("HTTP status {code}"),
-        false => format!("HTTP status {code}: {message}"),
-    }
-}
-
-fn lines(envelope: &OciEnvelope) -> String {
-    let line = |e: &oci_client::errors::OciError| {
-        let code = serde_json::to_value(&e.code).unwrap_or_default();
-        let code = code.as_str().unwrap_or("error").to_owned();
-        format!("{code}: {}", e.message)
-    };
-    let lines: Vec<_> = envelope.errors.iter().map(line).collect();
-    lines.join("\n")
-}
-
-fn broke_off(error: &OciDistributionError) -> bool {
-    match error {
-        // Its source is the source of what it wraps: that itself would not be looked at.
-        OciDistributionError::RequestError(request) => interrupted(request),
-        other => interrupted(other),
-    }
-}
-
 /// Whether a connection broke, as opposed to never having come about.
-pub(crate) fn interrupted(error: &(dyn std::error::Error + 'static)) -> bool {
+fn interrupted(error: &(dyn std::error::Error + 'static)) -> bool {
     use std::io::ErrorKind as Kind;
     let mut next = Some(error);
     while let Some(error) = next {

@@ -2,12 +2,19 @@
 //!
 //! Base images are pulled with the same [`remote::Remote`] by [`crate::base`].
 
+mod api;
 pub mod auth;
+mod body;
 pub mod failure;
+mod login;
+pub mod problem;
 mod push;
 pub mod remote;
-mod token;
+mod retry;
+mod settings;
+mod transport;
 mod trust;
 mod upload;
 
 pub use push::push;
+pub use settings::Settings;

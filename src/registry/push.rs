@@ -4,20 +4,25 @@
 //! never names what is not there, wherever the way is broken off. What a registry has already is
 //! not sent again, so that a push which was stopped goes on where it was.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use oci_client::{Reference, RegistryOperation, errors::OciDistributionError};
-use reqwest::header::HeaderValue;
+use oci_client::{Reference, RegistryOperation};
 
 use super::{
-    failure::{Failure, status},
-    remote::{Remote, parse_reference},
-    upload::{Blob, upload},
+    failure::Failure,
+    remote::{Purpose, Remote, parse_reference},
+    upload::{Begun, Blob, Session, Upload, begin},
 };
 use crate::{
     cache_from::Origins,
-    digest::Digest,
     error::{Error, Result},
     image::{BASE_NAME, Document, ImageSet, Manifest},
     report::{Reporter, human_bytes},
@@ -49,12 +54,18 @@ pub async fn push(
     check_stored(from_here, store)?;
     let mut sources: Vec<Source> = manifests.iter().find_map(base_source).into_iter().collect();
     for target in targets(references)? {
-        let remote = Remote::connect(&target.first, RegistryOperation::Push, reporter).await?;
+        let purpose = Purpose {
+            operation: RegistryOperation::Push,
+            sources: &readable(&target, &sources, origins),
+            settings: origins.settings(),
+        };
+        let remote = Remote::connect(&target.first, purpose, reporter).await?;
         let push = Push {
             documents: &set.documents(),
             blobs: &blobs,
             sources: &sources,
             origins,
+            barred: Mutex::default(),
             remote,
             store,
             reporter,
@@ -91,6 +102,18 @@ fn targets(references: &[String]) -> Result<Vec<Target>> {
         }
     }
     Ok(targets)
+}
+
+/// The repositories of a target's registry that blobs may be mounted from.
+fn readable(target: &Target, sources: &[Source], origins: &Origins<'_>) -> Vec<String> {
+    let Some(at) = target.tags.first() else {
+        return Vec::new();
+    };
+    let sources = sources.iter().map(|source| source.at.clone());
+    let all = sources.chain(origins.repositories(at.registry()));
+    let others = all.filter(|from| from.registry() == at.registry() && !same_repository(from, at));
+    let names: BTreeSet<String> = others.map(|from| from.repository().to_owned()).collect();
+    names.into_iter().collect()
 }
 
 fn same_repository(one: &Reference, other: &Reference) -> bool {
@@ -180,6 +203,8 @@ struct Push<'a> {
     sources: &'a [Source],
     /// Where layers come from that need not be in the store.
     origins: &'a Origins<'a>,
+    /// Repositories that may not be read.
+    barred: Mutex<BTreeSet<String>>,
     remote: Remote,
     store: &'a Store,
     reporter: &'a Reporter,
@@ -207,7 +232,8 @@ impl Push<'_> {
             }
             done => done?,
         }
-        for (tag, document) in tags.iter().zip(self.documents.last().into_iter().cycle()) {
+        let names = tags.iter().filter_map(Reference::tag);
+        for (tag, document) in names.zip(self.documents.last().into_iter().cycle()) {
             self.put_manifest(tag, document).await?;
         }
         self.reporter
@@ -217,108 +243,98 @@ impl Push<'_> {
 
     async fn send_blobs(&self, look: bool) -> Result<Vec<Came>> {
         stream::iter(self.blobs)
-            .map(|blob| {
-                self.remote
-                    .retrying(move || async move { self.send_blob(blob, look).await })
-            })
+            .map(|blob| self.send_blob(blob, look))
             .buffer_unordered(CONCURRENT)
             .try_collect()
             .await
     }
 
     /// Looks for it, else has it mounted, else sends it.
-    async fn send_blob(&self, blob: &Blob, look: bool) -> Result<Came, Failure> {
-        if look && self.has(blob).await? {
-            return Ok(Came::WasThere);
+    async fn send_blob(&self, blob: &Blob, look: bool) -> Result<Came> {
+        let mut session = None;
+        if look {
+            let digest = &blob.digest;
+            if self.remote.retrying(|| self.remote.has_blob(digest)).await? {
+                return Ok(Came::WasThere);
+            }
+            match self.mount(blob).await {
+                Some(Begun::Mounted) => return Ok(Came::Mounted),
+                Some(Begun::Session(begun)) => session = Some(begun),
+                None => {}
+            }
         }
-        if look && self.mount(blob).await {
-            return Ok(Came::Mounted);
-        }
-        self.origins.bring(&blob.digest).await?;
-        upload(&self.remote, blob, self.store, self.reporter).await?;
+        self.send(blob, session).await?;
         Ok(Came::Uploaded)
     }
 
-    async fn has(&self, blob: &Blob) -> Result<bool, Failure> {
-        let (client, at) = (self.remote.client(), self.remote.reference());
-        let found = client.blob_exists(at, &blob.digest.to_string()).await;
-        found.map_err(|e| self.remote.failure(e))
+    async fn send(&self, blob: &Blob, session: Option<Session>) -> Result<()> {
+        self.origins.bring(&blob.digest).await?;
+        let upload = Upload::new(&self.remote, blob, self.store, self.reporter);
+        upload.run(session).await
     }
 
-    /// Whether the registry took the blob over from another repository. It need not: whatever
-    /// it answers else, the blob is sent.
-    async fn mount(&self, blob: &Blob) -> bool {
+    /// Has the registry take the blob over from another repository. It need not: it may begin an
+    /// upload instead; whatever it answers else, the blob is sent.
+    async fn mount(&self, blob: &Blob) -> Option<Begun> {
         let at = self.remote.reference();
+        let other = |from: &Reference| from.repository() != at.repository();
         let origin = self.origins.repository(&blob.digest, at.registry());
-        if let Some(origin) = origin.filter(|origin| origin.repository() != at.repository())
-            && self.mount_from(blob, &origin).await
-        {
-            return true;
+        if let Some(origin) = origin.filter(other) {
+            return self.mount_from(blob, &origin).await;
         }
         let source = self.sources.iter().find(|source| {
             source.at.registry() == at.registry()
-                && source.at.repository() != at.repository()
+                && other(&source.at)
                 && (blob.base || !source.base)
                 && !source.missed.load(Ordering::Relaxed)
-        });
-        let Some(source) = source else {
-            return false;
-        };
-        let mounted = self.mount_from(blob, &source.at).await;
-        if !mounted {
+        })?;
+        let begun = self.mount_from(blob, &source.at).await;
+        if !matches!(begun, Some(Begun::Mounted)) {
             source.missed.store(true, Ordering::Relaxed);
         }
-        mounted
+        begun
     }
 
-    async fn mount_from(&self, blob: &Blob, from: &Reference) -> bool {
-        let digest = blob.digest.to_string();
-        let (client, at) = (self.remote.client(), self.remote.reference());
-        let mounted = client.mount_blob(at, from, &digest).await;
-        matches!(
-            mounted,
-            Ok(()) | Err(OciDistributionError::RegistryNoLocationError)
-        )
-    }
-
-    /// The repository with a tag, or with a digest in a tag's place: oci-client panics when a
-    /// registry gives no Location for a manifest that a reference names by digest.
-    fn named(&self, name: &str) -> Reference {
-        let at = self.remote.reference();
-        Reference::with_tag(at.registry().into(), at.repository().into(), name.into())
+    async fn mount_from(&self, blob: &Blob, from: &Reference) -> Option<Begun> {
+        let barred = || self.barred.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = from.repository();
+        if barred().contains(from) {
+            return None;
+        }
+        let mount = Some((&blob.digest, from));
+        let asked = self.remote.retrying(|| async {
+            let begun = begin(&self.remote, mount).await;
+            begun.map_err(|problem| self.remote.failure(problem))
+        });
+        let begun = asked.await.ok();
+        if begun.is_none() {
+            barred().insert(from.to_owned());
+        }
+        begun
     }
 
     /// Puts every manifest, and then the index, under its digest.
     async fn put_documents(&self) -> Result<()> {
         for document in self.documents {
-            let by_digest = self.named(&document.digest.to_string());
+            let by_digest = document.digest.to_string();
             self.put_manifest(&by_digest, document).await?;
         }
         Ok(())
     }
 
     /// Puts a document under a name, unless that is what the name stands for already.
-    async fn put_manifest(&self, at: &Reference, document: &Document) -> Result<()> {
-        let put = self.remote.retrying(|| async {
-            if self.names(at, &document.digest).await? {
-                return Ok(());
+    async fn put_manifest(&self, name: &str, document: &Document) -> Result<()> {
+        let (remote, bytes) = (&self.remote, Bytes::copy_from_slice(&document.bytes));
+        let put = remote.retrying(|| async {
+            if remote.manifest_digest(name).await? == Some(document.digest) {
+                return Ok::<(), Failure>(());
             }
-            let (bytes, client) = (document.bytes.clone(), self.remote.client());
-            let media_type = HeaderValue::from_static(document.media_type);
-            let put = client.push_manifest_raw(at, bytes, media_type).await;
-            put.map(drop).map_err(|e| self.remote.failure(e))
+            remote.put_manifest(name, document.media_type, &bytes).await
         });
-        put.await.map_err(|e| e.at(at.whole()))
-    }
-
-    async fn names(&self, at: &Reference, document: &Digest) -> Result<bool, Failure> {
-        let client = self.remote.client();
-        let found = client.fetch_manifest_digest(at, self.remote.auth()).await;
-        match found {
-            Ok(digest) => Ok(digest.parse::<Digest>().ok() == Some(*document)),
-            Err(e) if status(&e) == Some(404) => Ok(false),
-            Err(e) => Err(self.remote.failure(e)),
-        }
+        put.await.map_err(|error| {
+            let (host, repository) = (remote.reference().registry(), remote.reference().repository());
+            error.at(format_args!("{host}/{repository}, {name}"))
+        })
     }
 }
 

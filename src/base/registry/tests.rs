@@ -117,15 +117,16 @@ fn pull_into(
         reporter: crate::report::Reporter::stderr(true),
         platform: Platform::linux_amd64(),
         offline: false,
+        registries: crate::registry::Settings::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let operation = RegistryOperation::Pull;
+        let purpose = Purpose::pull(&loader.registries);
         let logins = config.into_iter().collect();
-        let remote = Remote::connect_with(reference, operation, &loader.reporter, logins).await?;
+        let remote = Remote::connect_with(reference, purpose, &loader.reporter, logins).await?;
         pull_from(&remote, None, &loader).await
     })
 }

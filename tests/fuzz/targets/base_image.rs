@@ -14,6 +14,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             reporter: imgbuild_fuzz::reporter(),
             platform: Platform::linux_amd64(),
             offline: true,
+            registries: Default::default(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()

@@ -1,0 +1,218 @@
+//! The requests of the OCI distribution-spec that read and name things; uploads are
+//! [`super::upload`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{
+    Method, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use serde::Deserialize;
+
+use super::{
+    body::{Content, Watch},
+    failure::Failure,
+    login::read_all,
+    problem::Problem,
+    remote::Remote,
+    transport::Call,
+};
+use crate::{base::media, digest::Digest};
+
+/// Manifests beyond this size are not read (registries refuse them as well).
+const MAX_MANIFEST: usize = 8 << 20;
+
+const MANIFESTS: [&str; 4] = [
+    media::OCI_INDEX,
+    media::OCI_MANIFEST,
+    media::DOCKER_LIST,
+    media::DOCKER_MANIFEST,
+];
+
+/// A blob as it comes.
+pub struct Incoming {
+    answer: Response,
+    silence: Duration,
+}
+
+impl Incoming {
+    /// The next piece; nothing at the end.
+    ///
+    /// # Errors
+    /// When the connection breaks, or nothing comes.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        let piece = Watch::quiet(self.silence).wait(self.answer.chunk()).await;
+        piece
+            .ok_or(Problem::Silent(self.silence))?
+            .map_err(Problem::Broken)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Named {
+    media_type: Option<String>,
+}
+
+impl Remote {
+    /// The manifest or the index that a tag or a digest names.
+    ///
+    /// # Errors
+    /// When the registry refuses or has none, or its headers say another digest or kind than what
+    /// it sends.
+    pub async fn manifest(&self, name: &str) -> Result<Vec<u8>, Failure> {
+        self.get_manifest(name).await.map_err(|p| self.failure(p))
+    }
+
+    async fn get_manifest(&self, name: &str) -> Result<Vec<u8>, Problem> {
+        let answer = self.send(&self.manifest_call(Method::GET, name)?).await?;
+        let headers = answer.headers().clone();
+        let bytes = read_all(answer, MAX_MANIFEST, self.transport()).await?;
+        let found = Digest::of(&bytes);
+        match digest(&headers) {
+            Some(said) if said != found => Err(Problem::Odd(format!(
+                "the registry says that the manifest is {said}, and sends {found}"
+            ))),
+            _ => same_kind(&headers, &bytes).map(|()| bytes),
+        }
+    }
+
+    /// The digest of what a tag or a digest names; nothing when the registry has no such manifest
+    /// or does not say.
+    ///
+    /// # Errors
+    /// When the registry cannot be asked.
+    pub async fn manifest_digest(&self, name: &str) -> Result<Option<Digest>, Failure> {
+        let found = self.head_manifest(name).await;
+        Ok(found?.as_ref().and_then(digest))
+    }
+
+    /// Whether a tag or a digest names a manifest.
+    ///
+    /// # Errors
+    /// When the registry cannot be asked.
+    pub async fn has_manifest(&self, name: &str) -> Result<bool, Failure> {
+        self.head_manifest(name).await.map(|found| found.is_some())
+    }
+
+    async fn head_manifest(&self, name: &str) -> Result<Option<HeaderMap>, Failure> {
+        let head = async { self.send(&self.manifest_call(Method::HEAD, name)?).await };
+        match head.await {
+            Ok(answer) => Ok(Some(answer.headers().clone())),
+            Err(problem) if problem.status() == Some(404) => Ok(None),
+            Err(problem) => Err(self.failure(problem)),
+        }
+    }
+
+    fn manifest_call(&self, method: Method, name: &str) -> Result<Call, Problem> {
+        let mut call = Call::new(method, self.address(&format!("manifests/{name}"))?);
+        for kind in MANIFESTS {
+            call.headers.append(ACCEPT, HeaderValue::from_static(kind));
+        }
+        Ok(call)
+    }
+
+    /// Puts a manifest or an index under a tag or its digest.
+    ///
+    /// # Errors
+    /// When the registry refuses it, or says that it has another digest.
+    pub async fn put_manifest(
+        &self,
+        name: &str,
+        media_type: &'static str,
+        bytes: &Bytes,
+    ) -> Result<(), Failure> {
+        let put = async {
+            let url = self.address(&format!("manifests/{name}"))?;
+            let mut call = Call::new(Method::PUT, url);
+            let media_type = HeaderValue::from_static(media_type);
+            call.headers.insert(CONTENT_TYPE, media_type);
+            call.content = Content::Bytes(bytes.clone());
+            let answer = self.send(&call).await?;
+            let ours = Digest::of(bytes);
+            match digest(answer.headers()) {
+                Some(said) if said != ours => Err(Problem::Odd(format!(
+                    "the registry took the manifest {ours} for {said}"
+                ))),
+                _ => Ok(()),
+            }
+        };
+        put.await.map_err(|problem| self.failure(problem))
+    }
+
+    /// Whether the repository says that it has a blob.
+    ///
+    /// # Errors
+    /// When the registry cannot be asked.
+    pub async fn has_blob(&self, digest: &Digest) -> Result<bool, Failure> {
+        let head = async {
+            let url = self.address(&format!("blobs/{digest}"))?;
+            self.send(&Call::new(Method::HEAD, url)).await
+        };
+        match head.await {
+            Ok(answer) => Ok(answer.status() == StatusCode::OK),
+            Err(problem) if problem.status() == Some(404) => Ok(false),
+            Err(problem) => Err(self.failure(problem)),
+        }
+    }
+
+    /// A blob, which is not checked here.
+    ///
+    /// # Errors
+    /// When the registry refuses or has none.
+    pub async fn blob(&self, digest: &Digest) -> Result<Incoming, Failure> {
+        let get = async {
+            let url = self.address(&format!("blobs/{digest}"))?;
+            let answer = self.send(&Call::new(Method::GET, url)).await?;
+            Ok(Incoming {
+                answer,
+                silence: self.transport().silence,
+            })
+        };
+        get.await.map_err(|problem| self.failure(problem))
+    }
+}
+
+/// The digest that an answer says; another algorithm's is not looked at.
+fn digest(headers: &HeaderMap) -> Option<Digest> {
+    let said = headers.get("docker-content-digest")?.to_str().ok()?;
+    said.strip_prefix("sha256:").and(said.parse().ok())
+}
+
+/// A manifest that is taken for an index, or the other way round, is another image
+/// (CVE-2021-41190): where document and answer both name a kind, it must be the same.
+fn same_kind(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Problem> {
+    let sent = headers.get(CONTENT_TYPE);
+    let sent = sent.and_then(|value| value.to_str().ok());
+    let sent = sent.and_then(|text| text.split(';').next()).map(str::trim);
+    let named: Option<Named> = serde_json::from_slice(bytes).ok();
+    match (sent, named.and_then(|named| named.media_type)) {
+        (Some(sent), Some(named)) if MANIFESTS.contains(&sent) && sent != named => {
+            Err(Problem::Odd(format!(
+                "the registry says that the manifest is {sent}, and it says itself that it is {named}"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_is_of_the_kind_that_its_answer_says() {
+        let check = |sent: &'static str, document: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(sent));
+            same_kind(&headers, document.as_bytes()).is_ok()
+        };
+        let index = format!("{{\"mediaType\": \"{}\"}}", media::OCI_INDEX);
+        assert!(check(media::OCI_INDEX, &index));
+        assert!(check("application/json", &index));
+        assert!(check(media::OCI_MANIFEST, "{}"));
+        assert!(!check(media::OCI_MANIFEST, &index));
+        assert!(!check("application/vnd.oci.image.manifest.v1+json; x", &index));
+    }
+}
