@@ -5,6 +5,7 @@
 //! [`sink`], then [`probe`]. [`build`] walks the way once. I/O lives at the edge: [`fetch`],
 //! [`store`], [`base`], [`registry`], [`docker`], and [`cli`].
 
+pub mod attest;
 pub mod base;
 pub mod build;
 pub mod cache_from;
@@ -28,6 +29,7 @@ pub mod probe;
 pub mod pyc;
 pub mod registry;
 pub mod report;
+pub mod sbom;
 pub mod secret;
 pub mod sink;
 pub mod space;

@@ -6,7 +6,8 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use rattler_solve::ChannelPriority;
 
 use super::{
-    cache::CacheArgs, cache_from::CacheSource, metadata::MetadataArgs, report_file::ReportFile,
+    attest::AttestArgs, cache::CacheArgs, cache_from::CacheSource, metadata::MetadataArgs,
+    report_file::ReportFile,
 };
 use crate::{
     base::BaseSource,
@@ -51,6 +52,8 @@ pub(super) enum Command {
     Build(Box<BuildArgs>),
     /// Push an image that was built here to registries.
     Push(PushArgs),
+    /// Print an image's bill of materials (SPDX).
+    Sbom(SbomArgs),
     /// Run a real multi-process DDP training job in an image.
     Probe(ProbeArgs),
     /// Compare two locks, images or plans.
@@ -266,6 +269,8 @@ pub(super) struct BuildArgs {
     #[command(flatten)]
     pub job: JobArgs,
     #[command(flatten)]
+    pub attest: AttestArgs,
+    #[command(flatten)]
     pub metadata: MetadataArgs,
 }
 
@@ -292,6 +297,15 @@ pub(super) struct ExplainArgs {
 }
 
 #[derive(Group)]
+pub(super) struct SbomArgs {
+    /// The image: a name in imgbuild's store, oci:DIR, oci-archive:FILE, docker-archive:FILE,
+    /// docker-daemon:REF, or a registry reference.
+    pub image: String,
+    #[command(flatten)]
+    pub registries: RegistryArgs,
+}
+
+#[derive(Group)]
 pub(super) struct PushArgs {
     /// The image: the name that a build gave it.
     #[arg(value_parser = check::tag)]
@@ -301,6 +315,8 @@ pub(super) struct PushArgs {
     pub references: Vec<String>,
     #[command(flatten)]
     pub registries: RegistryArgs,
+    #[command(flatten)]
+    pub attest: AttestArgs,
     #[command(flatten)]
     pub metadata: MetadataArgs,
 }

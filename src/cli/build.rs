@@ -32,6 +32,7 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     let Some(spec) = specs.first() else {
         return Err(Error::new(Exit::Internal, "there is nothing to build for"));
     };
+    args.attest.check(args.push)?;
     if args.push {
         push::check_online(args.locking.offline)?;
         push::check_names(&spec.tags)?;
@@ -71,7 +72,12 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     // An image that failed its probe is not given to others.
     if args.push && !only_pushes(&args) && exit == ExitCode::SUCCESS {
         let loader = push::loader(&args.locking.registries, &store, reporter);
-        push::push(&built, &spec.tags, &runtime, &loader)?;
+        let names = args.attest.names(&built, &spec.tags)?;
+        push::push(&built, &names, &runtime, &loader)?;
+    }
+    if args.push && exit == ExitCode::SUCCESS {
+        let loader = push::loader(&args.locking.registries, &store, reporter);
+        args.attest.attach(&built, &spec.tags, &runtime, &loader)?;
     }
     args.metadata.write(&built, &spec.tags)?;
     if let Some(bytes) = bound {

@@ -6,6 +6,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     args::BuildArgs,
+    attest,
     cache_from::{only_pushes, wanted},
     lock::{LockTools, Locker},
     lock_file,
@@ -17,6 +18,7 @@ use crate::{
     build::{self, BuildPlan, Planned, Tools},
     cache_from::{CacheFrom, Origins, in_a_line},
     error::{Error, Exit, Result},
+    fetch::Fetcher,
     image::{Image, ImageSet, Layer},
     layer::Compressors,
     lock::{Lock, LockedEnv},
@@ -134,7 +136,8 @@ impl Builder<'_> {
             return keep(set, spec, self.store);
         }
         keep(set, spec, self.store)?;
-        let push = registry::push(set, &spec.tags, origins, self.reporter);
+        let names = self.args.attest.names(set, &spec.tags)?;
+        let push = registry::push(set, &names, origins, self.reporter);
         self.runtime.block_on(push)
     }
 
@@ -192,6 +195,13 @@ impl Builder<'_> {
             let image =
                 image.map_err(|e| lockers.explain(spec.machine, args.locking.explain(e)))?;
             say(&image, spec, self.specs.len(), reporter);
+            let fetcher = Fetcher {
+                client: &locker.online.client,
+                store,
+                reporter,
+            };
+            let fetching = args.attest.sbom.then_some(self.runtime);
+            attest::keep(&image, (spec, lock), &fetcher, fetching)?;
             images.push(image);
         }
         match (images.len(), images.pop()) {

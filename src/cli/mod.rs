@@ -1,6 +1,7 @@
 //! The command line: flags to settings, settings to commands, errors to exit statuses.
 
 mod args;
+mod attest;
 mod build;
 mod builder;
 mod cache;
@@ -19,6 +20,7 @@ mod online;
 mod probe;
 mod push;
 mod report_file;
+mod sbom;
 mod target;
 
 use std::process::ExitCode;
@@ -54,6 +56,7 @@ fn run(command: Command, reporter: &Reporter) -> Result<ExitCode> {
         Command::Lock(args) => lock::run(args, reporter),
         Command::Build(args) => build::run(*args, reporter),
         Command::Push(args) => push::run(&args, reporter),
+        Command::Sbom(args) => sbom::run(&args, reporter),
         Command::Probe(args) => probe::run(args, reporter),
         Command::Diff(args) => diff::run(&args, reporter),
         Command::Init(args) => init::run(&args, reporter),

@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use tokio::runtime::Runtime;
 
-use super::{args::{PushArgs, RegistryArgs}, interruptible, open_store, print, runtime, stored};
+use super::{
+    args::{PushArgs, RegistryArgs},
+    interruptible, open_store, print, runtime, stored,
+};
 use crate::{
     base::Loader,
     cache_from::Origins,
@@ -30,7 +33,10 @@ pub(super) fn run(args: &PushArgs, reporter: &Reporter) -> Result<ExitCode> {
         named => named,
     };
     let loader = loader(&args.registries, &store, reporter);
-    push(&image, references, &runtime()?, &loader)?;
+    let runtime = runtime()?;
+    let names = args.attest.names(&image, references)?;
+    push(&image, &names, &runtime, &loader)?;
+    args.attest.attach(&image, references, &runtime, &loader)?;
     args.metadata.write(&image, references)?;
     print(image.digest());
     Ok(ExitCode::SUCCESS)

@@ -29,10 +29,41 @@ pub struct LayerContents {
     pub(super) conda: BTreeMap<String, (String, Package)>,
     /// Wheels by the path of their `.dist-info`: name and version.
     pub(super) wheels: BTreeMap<String, (String, String)>,
+    /// What it takes away from lower layers.
+    #[serde(flatten)]
+    removals: Removals,
+}
+
+/// What a layer takes away from those below it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removals {
     /// Paths that are removed from lower layers.
     removed: BTreeSet<String>,
     /// Folders whose content in lower layers is hidden.
     hidden: BTreeSet<String>,
+}
+
+impl Removals {
+    /// Notes a path of the layer; whether it is a mark and no file.
+    pub fn note(&mut self, path: &str) -> bool {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if name == OPAQUE {
+            self.hidden.insert(folder.to_owned());
+        } else if let Some(name) = name.strip_prefix(WHITEOUT) {
+            self.removed.insert(join(folder, name));
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Whether a path of a lower layer is gone.
+    pub fn remove(&self, path: &str) -> bool {
+        let below = |folder: &String| path.starts_with(&join(folder, ""));
+        self.removed.contains(path)
+            || self.removed.iter().any(below)
+            || self.hidden.iter().any(below)
+    }
 }
 
 /// What is read of a record (CEP 34's `conda-meta` files).
@@ -76,12 +107,10 @@ impl LayerContents {
     }
 
     fn path(&mut self, path: &str) {
-        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-        if name == OPAQUE {
-            self.hidden.insert(folder.to_owned());
-        } else if let Some(name) = name.strip_prefix(WHITEOUT) {
-            self.removed.insert(join(folder, name));
-        } else if name == "METADATA"
+        if self.removals.note(path) {
+            return;
+        }
+        if let Some(folder) = path.strip_suffix("/METADATA")
             && let Some(wheel) = wheel(folder)
         {
             self.wheels.insert(folder.to_owned(), wheel);
@@ -111,12 +140,7 @@ impl LayerContents {
 
     /// Puts a layer over this one.
     pub(super) fn put_over(&mut self, upper: &Self) {
-        let gone = |path: &String| {
-            let below = |folder: &String| path.starts_with(&join(folder, ""));
-            upper.removed.contains(path)
-                || upper.removed.iter().any(below)
-                || upper.hidden.iter().any(below)
-        };
+        let gone = |path: &String| upper.removals.remove(path);
         self.conda.retain(|path, _| !gone(path));
         self.wheels.retain(|path, _| !gone(path));
         self.conda.extend(upper.conda.clone());
@@ -124,19 +148,21 @@ impl LayerContents {
     }
 }
 
-fn join(folder: &str, name: &str) -> String {
+/// A path below a folder, which may be the root.
+pub(crate) fn join(folder: &str, name: &str) -> String {
     match folder {
         "" => name.to_owned(),
         _ => format!("{folder}/{name}"),
     }
 }
 
-fn is_record(path: &str) -> bool {
+/// Whether a path is that of a record.
+pub(crate) fn is_record(path: &str) -> bool {
     path.ends_with(".json") && prefix(path).is_some()
 }
 
 /// The prefix that a record is of.
-pub(super) fn prefix(path: &str) -> Option<&str> {
+pub(crate) fn prefix(path: &str) -> Option<&str> {
     let (folder, _) = path.rsplit_once('/')?;
     match folder.strip_suffix("conda-meta")? {
         "" => Some(""),
@@ -145,7 +171,7 @@ pub(super) fn prefix(path: &str) -> Option<&str> {
 }
 
 /// The prefix that a `.dist-info` folder is of: what is above `lib/pythonX.Y/site-packages`.
-pub(super) fn wheel_prefix(folder: &str) -> Option<&str> {
+pub(crate) fn wheel_prefix(folder: &str) -> Option<&str> {
     let (site, _) = folder.rsplit_once('/')?;
     let lib = site.strip_suffix("/site-packages")?;
     let (prefix, _) = lib.rsplit_once("lib/python")?;
@@ -153,7 +179,7 @@ pub(super) fn wheel_prefix(folder: &str) -> Option<&str> {
 }
 
 /// The name and the version that a `.dist-info` folder in `site-packages` has.
-fn wheel(folder: &str) -> Option<(String, String)> {
+pub(crate) fn wheel(folder: &str) -> Option<(String, String)> {
     wheel_prefix(folder)?;
     let (_, name) = folder.rsplit_once('/')?;
     let (name, version) = name.strip_suffix(".dist-info")?.split_once('-')?;

@@ -7,7 +7,7 @@ mod set;
 pub use config::{
     ENTRYPOINT_LABEL, ImageSettings, PREFIX_LABEL, TopLayer, assemble_config, timestamp,
 };
-pub use manifest::{Descriptor, Index, Manifest};
+pub use manifest::{Annotations, Descriptor, Index, Manifest};
 pub use set::{Document, ImageSet};
 
 use serde::Deserialize;
@@ -17,7 +17,6 @@ use crate::{
     digest::{DiffId, Digest},
     error::{Error, Result},
 };
-use manifest::Annotations;
 
 /// The annotation with the base image's name in a registry (OCI image-spec, annotations.md).
 pub const BASE_NAME: &str = "org.opencontainers.image.base.name";

@@ -213,6 +213,9 @@ mod tests {
         assert!(check("application/json", &index));
         assert!(check(media::OCI_MANIFEST, "{}"));
         assert!(!check(media::OCI_MANIFEST, &index));
-        assert!(!check("application/vnd.oci.image.manifest.v1+json; x", &index));
+        assert!(!check(
+            "application/vnd.oci.image.manifest.v1+json; x",
+            &index
+        ));
     }
 }

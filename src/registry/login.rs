@@ -332,9 +332,7 @@ mod tests {
         let call = query(realm, "r", &["repository:a:pull,push", "repository:b:pull"]);
         assert_eq!(
             call.url.query(),
-            Some(
-                "a=b&service=r&scope=repository%3Aa%3Apull%2Cpush&scope=repository%3Ab%3Apull"
-            )
+            Some("a=b&service=r&scope=repository%3Aa%3Apull%2Cpush&scope=repository%3Ab%3Apull")
         );
         assert!(!call.headers.contains_key("authorization"));
     }

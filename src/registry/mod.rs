@@ -9,6 +9,7 @@ pub mod failure;
 mod login;
 pub mod problem;
 mod push;
+pub mod referrers;
 pub mod remote;
 mod retry;
 mod settings;

@@ -232,8 +232,8 @@ impl Push<'_> {
             }
             done => done?,
         }
-        let names = tags.iter().filter_map(Reference::tag);
-        for (tag, document) in names.zip(self.documents.last().into_iter().cycle()) {
+        let tags = tags.iter().filter_map(Reference::tag);
+        for (tag, document) in tags.zip(self.documents.last().into_iter().cycle()) {
             self.put_manifest(tag, document).await?;
         }
         self.reporter
@@ -254,7 +254,11 @@ impl Push<'_> {
         let mut session = None;
         if look {
             let digest = &blob.digest;
-            if self.remote.retrying(|| self.remote.has_blob(digest)).await? {
+            if self
+                .remote
+                .retrying(|| self.remote.has_blob(digest))
+                .await?
+            {
                 return Ok(Came::WasThere);
             }
             match self.mount(blob).await {
@@ -332,7 +336,10 @@ impl Push<'_> {
             remote.put_manifest(name, document.media_type, &bytes).await
         });
         put.await.map_err(|error| {
-            let (host, repository) = (remote.reference().registry(), remote.reference().repository());
+            let (host, repository) = (
+                remote.reference().registry(),
+                remote.reference().repository(),
+            );
             error.at(format_args!("{host}/{repository}, {name}"))
         })
     }

@@ -114,10 +114,7 @@ mod tests {
         assert_eq!(millis(after(0), 4), 500);
         assert_eq!(millis(after(120), 1), 120_000);
         assert_eq!(next(after(7), ATTEMPTS), Next::Enough);
-        assert_eq!(
-            next(after(121), 1),
-            Next::TooLong(Duration::from_secs(121))
-        );
+        assert_eq!(next(after(121), 1), Next::TooLong(Duration::from_secs(121)));
         assert_eq!(next(Retry::Never, 1), Next::End);
     }
 }

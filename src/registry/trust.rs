@@ -147,7 +147,10 @@ mod tests {
             fs::write(host.join(file), text).unwrap();
         }
         let found = identity().unwrap().unwrap();
-        assert_eq!((found.path, found.pem), (host.join("b.cert"), b"b\nB".into()));
+        assert_eq!(
+            (found.path, found.pem),
+            (host.join("b.cert"), b"b\nB".into())
+        );
         fs::write(host.join("a.cert"), "A").unwrap();
         let error = identity().err().unwrap().to_string();
         assert!(error.contains("a.key") && error.contains(".crt"), "{error}");

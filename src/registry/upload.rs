@@ -7,6 +7,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
 use reqwest::{
     Method, Response, StatusCode,
     header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE},
@@ -77,6 +78,32 @@ pub(super) async fn begin(
         StatusCode::CREATED if mount.is_some() => Ok(Begun::Mounted),
         StatusCode::ACCEPTED => Session::new(remote, &answer).map(Begun::Session),
         status => Err(odd(status)),
+    }
+}
+
+impl Remote {
+    /// Sends a small blob in one piece.
+    ///
+    /// # Errors
+    /// When the registry refuses it.
+    pub async fn put_blob(&self, digest: &Digest, bytes: &Bytes) -> Result<(), Failure> {
+        let put = async {
+            let Begun::Session(session) = begin(self, None).await? else {
+                return Ok(());
+            };
+            let mut call = Call::new(Method::PUT, session.at);
+            let kind = HeaderValue::from_static("application/octet-stream");
+            call.headers.insert(CONTENT_TYPE, kind);
+            call.content = Content::Bytes(bytes.clone());
+            let digest = digest.to_string();
+            call.url.query_pairs_mut().append_pair("digest", &digest);
+            let answer = self.send(&call).await?;
+            match answer.status() {
+                status if status.is_success() => Ok(()),
+                status => Err(odd(status)),
+            }
+        };
+        put.await.map_err(|problem| self.failure(problem))
     }
 }
 

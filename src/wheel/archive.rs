@@ -86,6 +86,23 @@ impl WheelArchive {
         })
     }
 
+    /// Its `METADATA` (PyPA, "Core metadata specifications").
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn metadata(&self) -> Result<String> {
+        let read = || {
+            let mut files = DistInfo {
+                zip: zip::open(&self.path)?,
+                members: &self.members,
+                folder: format!("{}.dist-info", self.stem),
+                record: self.record.clone(),
+            };
+            files.required("METADATA")
+        };
+        read().map_err(|e| damaged(&self.place, &e))
+    }
+
     pub(super) fn python<'a>(&self, prefix: &'a Prefix) -> Result<&'a PythonInfo> {
         prefix.python.as_ref().ok_or_else(|| {
             Error::input("pip packages need a Python in the environment")

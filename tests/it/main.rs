@@ -29,6 +29,7 @@ mod probe_host;
 mod push;
 mod pyc;
 mod registry;
+mod sbom;
 mod solve;
 mod support;
 mod tls;

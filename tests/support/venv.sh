@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the tests' Python (py-rattler to read prefixes with, ruff) in the cache and prints the interpreter's path.
+# Makes the tests' Python (py-rattler to read prefixes with, validators of SBOMs, ruff) in the cache and prints the interpreter's path.
 #
 #     venv.sh [CACHE]
 set -eu
