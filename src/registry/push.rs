@@ -361,6 +361,7 @@ fn summary(came: &[Came]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{base::media, digest::Digest};
 
     #[test]
     fn a_repository_is_visited_once() {

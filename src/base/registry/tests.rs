@@ -188,9 +188,9 @@ fn what_never_gets_better_ends() {
     });
     assert_eq!(
         pulled.error(&host),
-        "cannot pull HOST/base:1\n  why: HTTP status 503"
+        "cannot pull HOST/base:1\n  why: HTTP status 503\n  why: tried 5 times"
     );
-    assert_eq!(pulled.requests, 4);
+    assert_eq!(pulled.requests, 5);
     let shop = Shop::new();
     let layer = shop.image.layers[1];
     let (pulled, host) = pull_with("1", None, move |path, _| match path {
@@ -265,14 +265,14 @@ fn refusals_have_a_way_out() {
     });
     assert_eq!(
         pulled.error(&host),
-        "no image HOST/base:2\n  why: MANIFEST_UNKNOWN: manifest unknown\n  hint: check the name and the tag"
+        "no image HOST/base:2\n  why: HTTP status 404: MANIFEST_UNKNOWN: manifest unknown\n  hint: check the name and the tag"
     );
     let (pulled, host) = pull_with("1", None, |_, _| {
         Answer::status(401).header("WWW-Authenticate", "Basic realm=\"r\"")
     });
     assert_eq!(
         pulled.error(&host),
-        "cannot pull HOST/base:1\n  why: HTTP status 401: not authorized\n  \
+        "cannot pull HOST/base:1\n  why: HTTP status 401\n  \
          hint: check the name; if the image is private: docker login HOST"
     );
     let auths = r#"{"auths": {"HOST": {"username": "u", "password": "p"}}}"#;

@@ -1,0 +1,232 @@
+//! A registry in memory that keeps to the specification, with rules of its own.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use crate::mini::sha256;
+
+/// What the registry does besides what the specification says.
+#[derive(Clone, Default)]
+pub struct Rules {
+    /// The largest body of an upload; larger ones are 413.
+    pub most: Option<usize>,
+    /// The status of an upload that carries a whole blob.
+    pub whole: Option<u16>,
+    /// The value of `OCI-Chunk-Min-Length`.
+    pub least: Option<usize>,
+    /// The first body larger than this is cut after so many bytes, which are kept.
+    pub cut: Option<usize>,
+    /// Requests whose method and path begin like this go to another host.
+    pub elsewhere: Option<(&'static str, String)>,
+}
+
+/// A request as it came.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub method: String,
+    pub path: String,
+    pub headers: HashMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+/// The registry, until the test process ends.
+pub struct Strict {
+    pub address: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    rules: Rules,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    seen: Vec<Seen>,
+    uploads: Vec<Vec<u8>>,
+    kept: BTreeMap<String, Vec<u8>>,
+    cut: bool,
+}
+
+struct Answer(u16, Vec<(&'static str, String)>, Vec<u8>);
+
+fn status(status: u16) -> Answer {
+    Answer(status, Vec::new(), Vec::new())
+}
+
+impl Strict {
+    pub fn start(rules: Rules) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Mutex::default();
+        let shared = Arc::new(Shared { rules, state });
+        let server = shared.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let server = server.clone();
+                // A client that goes away is no error of the server's.
+                thread::spawn(move || drop(server.serve(stream)));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// The requests so far with this method.
+    pub fn seen(&self, method: &str) -> Vec<Seen> {
+        let state = self.shared.state.lock().unwrap();
+        let seen = state.seen.iter().filter(|seen| seen.method == method);
+        seen.cloned().collect()
+    }
+
+    /// Whether a repository has the manifest.
+    pub fn has(&self, repository: &str, digest: &str) -> bool {
+        let state = self.shared.state.lock().unwrap();
+        let path = format!("/v2/{repository}/manifests/{digest}");
+        state.kept.contains_key(&path)
+    }
+}
+
+impl Shared {
+    fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
+        let Some(seen) = self.read(&stream)? else {
+            return stream.shutdown(Shutdown::Both);
+        };
+        self.state.lock().unwrap().seen.push(seen.clone());
+        let Answer(status, headers, body) = self.answer(&seen);
+        write!(stream, "HTTP/1.1 {status} X\r\nConnection: close\r\n")?;
+        for (name, value) in headers {
+            write!(stream, "{name}: {value}\r\n")?;
+        }
+        write!(stream, "Content-Length: {}\r\n\r\n", body.len())?;
+        match seen.method.as_str() {
+            "HEAD" => Ok(()),
+            _ => stream.write_all(&body),
+        }
+    }
+
+    /// A request; nothing of one that is cut.
+    fn read(&self, stream: &TcpStream) -> io::Result<Option<Seen>> {
+        let mut reader = BufReader::new(stream);
+        let mut lines = reader.by_ref().lines();
+        let Some(first) = lines.next().transpose()? else {
+            return Ok(None);
+        };
+        let mut words = first.split(' ').map(str::to_owned);
+        let mut seen = Seen {
+            method: words.next().unwrap(),
+            path: words.next().unwrap(),
+            ..Seen::default()
+        };
+        for line in lines.map_while(Result::ok).take_while(|l| !l.is_empty()) {
+            let (name, value) = line.split_once(": ").unwrap();
+            seen.headers.insert(name.to_lowercase(), value.to_owned());
+        }
+        let length = seen.headers.get("content-length");
+        let length = length.map_or(0, |length| length.parse().unwrap());
+        let mut state = self.state.lock().unwrap();
+        let cut = self.rules.cut.filter(|cut| length > *cut && !state.cut);
+        state.cut |= cut.is_some();
+        drop(state);
+        let mut body = reader.take(cut.unwrap_or(length) as u64);
+        body.read_to_end(&mut seen.body)?;
+        if cut.is_none() {
+            return Ok(Some(seen));
+        }
+        let mut state = self.state.lock().unwrap();
+        upload_of(&mut state, &seen.path).append(&mut seen.body.clone());
+        state.seen.push(seen);
+        Ok(None)
+    }
+
+    fn answer(&self, seen: &Seen) -> Answer {
+        if let Some((start, host)) = &self.rules.elsewhere
+            && format!("{} {}", seen.method, seen.path).starts_with(start)
+        {
+            let to = format!("http://{host}{}", seen.path);
+            return Answer(307, vec![("Location", to)], Vec::new());
+        }
+        let mut state = self.state.lock().unwrap();
+        let path = seen.path.split('?').next().unwrap();
+        if path == "/v2/" {
+            return status(200);
+        }
+        match (seen.method.as_str(), path.contains("/blobs/uploads/")) {
+            ("POST", true) => self.begin(&mut state, path),
+            (method, true) => self.upload(&mut state, seen, method),
+            ("PUT", false) => keep(&mut state, path, seen.body.clone()),
+            _ => match state.kept.get(path) {
+                Some(bytes) => Answer(200, Vec::new(), bytes.clone()),
+                None => status(404),
+            },
+        }
+    }
+
+    fn begin(&self, state: &mut State, path: &str) -> Answer {
+        state.uploads.push(Vec::new());
+        let number = state.uploads.len() - 1;
+        let mut headers = vec![("Location", format!("{path}{number}"))];
+        if let Some(least) = self.rules.least {
+            headers.push(("OCI-Chunk-Min-Length", least.to_string()));
+        }
+        Answer(202, headers, Vec::new())
+    }
+
+    fn upload(&self, state: &mut State, seen: &Seen, method: &str) -> Answer {
+        if self.rules.most.is_some_and(|most| seen.body.len() > most) {
+            return status(413);
+        }
+        let (path, digest) = seen.path.split_once("?digest=").unwrap_or((&seen.path, ""));
+        let upload = upload_of(state, path);
+        let begins_at = seen.headers.get("content-range").map(|range| {
+            let (from, _) = range.split_once('-').unwrap();
+            from.parse::<usize>().unwrap()
+        });
+        match (method, self.rules.whole) {
+            ("PUT", Some(refused)) if !seen.body.is_empty() => return status(refused),
+            _ if begins_at.is_some_and(|at| at != upload.len()) => return status(416),
+            _ => upload.extend_from_slice(&seen.body),
+        }
+        let headers = vec![
+            ("Location", path.to_owned()),
+            ("Range", format!("0-{}", upload.len().saturating_sub(1))),
+        ];
+        match method {
+            "GET" => return Answer(204, headers, Vec::new()),
+            "PATCH" => return Answer(202, headers, Vec::new()),
+            _ => {}
+        }
+        let (blob, digest) = (std::mem::take(upload), digest.replace("%3A", ":"));
+        if format!("sha256:{}", sha256(&blob)) != digest {
+            let words = br#"{"errors":[{"code":"DIGEST_INVALID","message":"no"}]}"#;
+            return Answer(400, Vec::new(), words.to_vec());
+        }
+        let at = path.rfind("/uploads/").unwrap();
+        state.kept.insert(format!("{}/{digest}", &path[..at]), blob);
+        status(201)
+    }
+}
+
+fn upload_of<'s>(state: &'s mut State, path: &str) -> &'s mut Vec<u8> {
+    let path = path.split('?').next().unwrap();
+    let number: usize = path.rsplit('/').next().unwrap().parse().unwrap();
+    // One that another server began.
+    let count = state.uploads.len().max(number + 1);
+    state.uploads.resize(count, Vec::new());
+    &mut state.uploads[number]
+}
+
+/// Keeps a manifest under its name and its digest.
+fn keep(state: &mut State, path: &str, bytes: Vec<u8>) -> Answer {
+    let at = path.rfind('/').unwrap();
+    let digest = format!("sha256:{}", sha256(&bytes));
+    state
+        .kept
+        .insert(format!("{}/{digest}", &path[..at]), bytes.clone());
+    state.kept.insert(path.to_owned(), bytes);
+    Answer(201, vec![("Docker-Content-Digest", digest)], Vec::new())
+}
