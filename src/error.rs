@@ -2,6 +2,8 @@
 
 use std::{fmt, io, path::Path};
 
+use serde::Serialize;
+
 use crate::space;
 
 /// Exit status of the process, documented in the README.
@@ -26,13 +28,19 @@ pub enum Exit {
 /// An error as the user reads it.
 ///
 /// Printed as one line `error: WHAT`, then indented lines for the place, the
-/// reasons and the way out, each only when it is known.
-#[derive(Debug)]
+/// reasons and the way out, each only when it is known. To programs the same comes under the names
+/// `message`, `at`, `why` and `hint` (docs/progress.md).
+#[derive(Debug, Serialize)]
 pub struct Error {
+    #[serde(skip)]
     exit: Exit,
+    #[serde(rename = "message")]
     what: String,
+    #[serde(rename = "at", skip_serializing_if = "Option::is_none")]
     place: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     why: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
 }
 

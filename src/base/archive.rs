@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    report::Reporter,
+    report::{Activity, Reporter, Step},
     space::Watched,
     store::Store,
 };
@@ -92,7 +92,7 @@ impl Archive {
     ) -> Result<Self> {
         let dir = store.tmp_dir();
         let mut file = tempfile::tempfile_in(&dir).map_err(|e| Error::io("write in", &dir, e))?;
-        let task = reporter.bytes("reading the base image", None);
+        let task = reporter.bytes(Activity::new(Step::Base, "reading the base image"), None);
         let mut out = Watched::new(&mut file, dir, None);
         copy(from, &mut out, &task).map_err(|e| e.at(&place))?;
         Self::index(place, file)

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     digest::{DiffId, Digest},
     error::{Error, Result},
-    report::Reporter,
+    report::{Activity, Reporter, Step},
     store::Store,
 };
 
@@ -143,7 +143,10 @@ fn hash_in(archive: &Archive, name: &str, store: &Store, reporter: &Reporter) ->
     let missing = || Error::input(format!("{name}, a layer, is not there"));
     let (reader, size) = archive.open(name)?.ok_or_else(missing)?;
     let mut writer = store.blob_writer()?;
-    let task = reporter.bytes(format!("base layer {name}"), Some(size));
+    let task = reporter.bytes(
+        Activity::new(Step::Base, format!("base layer {name}")),
+        Some(size),
+    );
     copy(reader, &mut writer, &task)?;
     Ok(writer.finish()?.0)
 }

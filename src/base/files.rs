@@ -10,7 +10,7 @@ use super::manifest::MAX_DOCUMENT;
 use crate::{
     digest::Digest,
     error::{Error, Result},
-    report::{Reporter, Task},
+    report::{Activity, Reporter, Step, Task},
     store::Store,
 };
 
@@ -118,7 +118,10 @@ pub(super) fn import(
         .at(files.place()));
     }
     let mut writer = store.blob_writer_of(Some(size))?;
-    let task = reporter.bytes(label(digest), Some(size));
+    let task = reporter.bytes(
+        Activity::new(Step::Base, label(digest)).of(*digest),
+        Some(size),
+    );
     copy(reader, &mut writer, &task).map_err(|e| e.at(files.place()))?;
     match writer.finish_expecting(digest, |store| store.blob_path(digest))? {
         Ok(_) => Ok(()),

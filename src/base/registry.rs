@@ -17,6 +17,7 @@ use crate::{
         failure::{Failure, Retry},
         remote::{Purpose, Remote, parse_reference},
     },
+    report::{Activity, Step},
     store::{BlobWriter, Store},
 };
 
@@ -298,7 +299,8 @@ async fn fetch(
     }
     remote
         .retrying(|| async {
-            let task = loader.reporter.bytes(label.as_str(), Some(size));
+            let activity = Activity::new(Step::Pull, label.as_str()).of(*digest);
+            let task = loader.reporter.bytes(activity, Some(size));
             let mut writer = loader.store.blob_writer_of(Some(size))?;
             let received = receive(remote, digest, size, &mut writer, &task).await?;
             if received != size {

@@ -32,7 +32,7 @@ use crate::{
     },
     plan::{KeyInput, LayerPlan, Locked, PlannedLayer, layer_key},
     pyc::{Compiled, Compiler},
-    report::human_bytes,
+    report::{Activity, State, Step, human_bytes},
     store::{BuiltLayer, MadeOnce, Store},
 };
 
@@ -333,6 +333,8 @@ pub(super) fn annotations(key: &Digest) -> BTreeMap<String, String> {
 }
 
 fn report(tools: &Tools<'_>, title: &str, layer: &BuiltLayer) {
+    let activity = Activity::new(Step::Build, title).of(layer.digest);
+    tools.reporter.settled(&activity, layer.size, State::Done);
     tools.reporter.step(format!(
         "Built  {title} ({} from {})",
         human_bytes(layer.size),

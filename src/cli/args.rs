@@ -40,6 +40,10 @@ pub(super) struct Args {
     /// Print nothing but results, warnings and errors.
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// How progress is shown on stderr: auto, tty, plain, json or quiet.
+    #[arg(long, global = true, value_name = "HOW", value_enum, conflicts_with = "quiet",
+          default_value_t = Progress::Auto, hide_possible_values = true)]
+    pub progress: Progress,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -442,6 +446,21 @@ impl From<Priority> for ChannelPriority {
             Priority::Disabled => Self::Disabled,
         }
     }
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Progress {
+    /// As tty on a terminal, as plain elsewhere and in CI.
+    Auto,
+    /// A line a blob, drawn over and over.
+    Tty,
+    /// A line a step.
+    Plain,
+    /// A line of JSON an event.
+    Json,
+    /// Warnings and errors only, as with --quiet.
+    Quiet,
 }
 
 /// How a report is printed.

@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Exit, Result},
     image::{BASE_DIGEST, Image, KEY_ANNOTATION, Manifest},
     lock::{complete, foreign, is_own},
-    report::Reporter,
+    report::{Activity, Reporter, Step},
     spec::{InputKind, LOCK_LIMITS, detect},
     store::Store,
 };
@@ -194,7 +194,8 @@ impl Differ<'_> {
         if let Some(known) = store.survey(&key) {
             return Ok(known);
         }
-        let _task = self.loader.reporter.bytes("Reading a layer", None);
+        let reading = Activity::new(Step::Read, "Reading a layer").of(layer.digest);
+        let _task = self.loader.reporter.bytes(reading, None);
         let contents =
             LayerContents::read(media::open_layer(store, &layer.digest)?).map_err(|e| {
                 Error::environment("a layer cannot be read")

@@ -18,6 +18,7 @@ mod locks;
 mod metadata;
 mod online;
 mod probe;
+mod progress;
 mod push;
 mod report_file;
 mod sbom;
@@ -38,14 +39,20 @@ use args::{Args, Command};
 
 /// Runs the program. Results go to stdout, all else to stderr.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
-    let reporter = Reporter::stderr(args.quiet);
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return progress::refuse(&error),
+    };
+    let reporter = match progress::reporter(args.progress, args.quiet) {
+        Ok(reporter) => reporter,
+        Err(error) => return progress::fail(&Reporter::stderr(true), &error),
+    };
     match run(args.command, &reporter) {
-        Ok(exit) => exit,
-        Err(error) => {
-            reporter.error(&error);
-            ExitCode::from(error.exit() as u8)
+        Ok(exit) => {
+            reporter.end(progress::number(exit));
+            exit
         }
+        Err(error) => progress::fail(&reporter, &error),
     }
 }
 
@@ -94,6 +101,7 @@ fn stoppable<T>(
         let stop = stopped().await;
         clean_up();
         reporter.error(&stop);
+        reporter.end(stop.exit() as u8);
         std::process::exit(stop.exit() as i32);
     });
     let done = work();

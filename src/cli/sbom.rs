@@ -23,7 +23,7 @@ use crate::{
         referrers::Referrers,
         remote::{Purpose, Remote},
     },
-    report::Reporter,
+    report::{Activity, Reporter, Step},
     sbom::{Inventory, components, document},
     store::Store,
 };
@@ -140,7 +140,8 @@ impl Finder<'_> {
         if let Some(known) = store.survey(&key) {
             return Ok(known);
         }
-        let _task = self.loader.reporter.bytes("Reading a layer", None);
+        let activity = Activity::new(Step::Read, "Reading a layer").of(*digest);
+        let _task = self.loader.reporter.bytes(activity, None);
         let inventory = Inventory::read(media::open_layer(store, digest)?).map_err(|e| {
             Error::environment("a layer cannot be read")
                 .at(format!("layer {digest}"))

@@ -152,7 +152,7 @@ impl Position {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Reporter;
+    use crate::report::{Activity, Reporter, Step};
 
     fn archive() -> Vec<u8> {
         let mut tar = tar::Builder::new(Vec::new());
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_stopped_pipe_ends_after_the_file() {
         let control = Arc::new(Control::default());
-        let task = Reporter::stderr(true).bytes("", None);
+        let task = Reporter::stderr(true).bytes(Activity::new(Step::Load, ""), None);
         let (mut pipe, mut out) = Pipe::new(control.clone(), task);
         let archive = archive();
         pipe.write_all(&archive[..600]).unwrap();
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_goes_away_is_noticed() {
-        let task = Reporter::stderr(true).bytes("", None);
+        let task = Reporter::stderr(true).bytes(Activity::new(Step::Load, ""), None);
         let (mut pipe, out) = Pipe::new(Arc::default(), task);
         drop(out);
         pipe.write_all(b"x").unwrap();

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{Error, Exit, Result},
-    report::{Reporter, Task},
+    report::{Activity, Reporter, Step, Task},
     sink::{self, ArchiveKind, Contents},
     store::Store,
 };
@@ -62,7 +62,10 @@ impl Transfer {
         reporter: &Reporter,
     ) -> Result<Self> {
         let control = Arc::new(Control::default());
-        let shown = reporter.bytes("to Docker", Some(contents.size()));
+        let shown = reporter.bytes(
+            Activity::new(Step::Load, "to Docker"),
+            Some(contents.size()),
+        );
         let (pipe, chunks) = Pipe::new(control.clone(), shown);
         let writer = {
             let (names, store) = (names.to_owned(), store.clone());
@@ -73,7 +76,7 @@ impl Transfer {
             .build()
             .map_err(|e| Error::environment("cannot start a thread").why(e))?;
         let docker = daemon.docker.clone().with_timeout(ANSWER);
-        let unpacked = reporter.bytes("Docker unpacks", None);
+        let unpacked = reporter.bytes(Activity::new(Step::Load, "Docker unpacks"), None);
         let (tell, result) = oneshot::channel();
         thread::spawn(move || {
             let answer = runtime.block_on(post(&docker, chunks, unpacked));

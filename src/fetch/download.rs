@@ -16,7 +16,7 @@ use super::Fetcher;
 use crate::{
     digest::Digest,
     error::{Error, Result, chain},
-    report::{Task, human_bytes},
+    report::{Activity, Step, Task, human_bytes},
     store::{BlobWriter, Store, note_use},
 };
 
@@ -144,7 +144,8 @@ impl Fetcher<'_> {
             "Fetching {} of {count} {what}{size}",
             missing.len()
         ));
-        Some(self.reporter.bytes(format!("all {what}"), Some(total)))
+        let all = Activity::new(Step::Fetch, format!("all {what}"));
+        Some(self.reporter.bytes(all, Some(total)))
     }
 }
 
@@ -174,7 +175,7 @@ impl Download {
         if self.is_in(store) {
             return Ok(());
         }
-        let task = reporter.bytes(&self.label, self.size);
+        let task = reporter.bytes(self.activity(), self.size);
         let counting: Vec<&Task> = total.into_iter().chain([&task]).collect();
         let mut attempt = 1;
         let sink = loop {
@@ -205,6 +206,14 @@ impl Download {
             }
         };
         self.keep(sink, store)
+    }
+
+    fn activity(&self) -> Activity {
+        let activity = Activity::new(Step::Fetch, &self.label);
+        match self.hash {
+            Expected::Sha256(sha256) => activity.of(sha256),
+            Expected::Md5(_) => activity,
+        }
     }
 
     /// Gives the file its name if its hash is right.

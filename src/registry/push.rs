@@ -25,7 +25,7 @@ use crate::{
     cache_from::Origins,
     error::{Error, Result},
     image::{BASE_NAME, Document, ImageSet, Manifest},
-    report::{Reporter, human_bytes},
+    report::{Reporter, State, human_bytes},
     store::Store,
 };
 
@@ -249,20 +249,25 @@ impl Push<'_> {
             .await
     }
 
+    fn settled(&self, blob: &Blob, state: State) {
+        self.reporter.settled(&blob.activity(), blob.size, state);
+    }
+
     /// Looks for it, else has it mounted, else sends it.
     async fn send_blob(&self, blob: &Blob, look: bool) -> Result<Came> {
         let mut session = None;
         if look {
             let digest = &blob.digest;
-            if self
-                .remote
-                .retrying(|| self.remote.has_blob(digest))
-                .await?
-            {
+            let there = self.remote.retrying(|| self.remote.has_blob(digest));
+            if there.await? {
+                self.settled(blob, State::Exists);
                 return Ok(Came::WasThere);
             }
             match self.mount(blob).await {
-                Some(Begun::Mounted) => return Ok(Came::Mounted),
+                Some(Begun::Mounted) => {
+                    self.settled(blob, State::Mounted);
+                    return Ok(Came::Mounted);
+                }
                 Some(Begun::Session(begun)) => session = Some(begun),
                 None => {}
             }
@@ -361,7 +366,7 @@ fn summary(came: &[Came]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{base::media, digest::Digest};
+    use crate::digest::Digest;
 
     #[test]
     fn a_repository_is_visited_once() {

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     digest::Digest,
     error::{Error, Result},
-    report::Reporter,
+    report::{Activity, Reporter, Step},
     store::Store,
 };
 
@@ -39,6 +39,15 @@ pub(super) struct Blob {
     pub size: u64,
     /// Whether it is a layer of the base image.
     pub base: bool,
+}
+
+impl Blob {
+    /// Sending it, as progress shows that.
+    pub fn activity(&self) -> Activity {
+        let hex = self.digest.hex();
+        let label = format!("push {}", hex.get(..12).unwrap_or(&hex));
+        Activity::new(Step::Push, label).of(self.digest)
+    }
 }
 
 /// An upload that a registry has begun.
@@ -150,13 +159,11 @@ pub(super) struct Upload<'a> {
 
 impl<'a> Upload<'a> {
     pub fn new(remote: &'a Remote, blob: &'a Blob, store: &Store, reporter: &Reporter) -> Self {
-        let hex = blob.digest.hex();
-        let label = format!("push {}", hex.get(..12).unwrap_or(&hex));
         Self {
             remote,
             blob,
             path: store.blob_path(&blob.digest),
-            meter: Arc::new(Meter::new(reporter.bytes(label, Some(blob.size)))),
+            meter: Arc::new(Meter::new(reporter.bytes(blob.activity(), Some(blob.size)))),
             part: None,
         }
     }
