@@ -1,13 +1,13 @@
 //! The flags.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use rattler_solve::ChannelPriority;
 
 use super::{
     attest::AttestArgs, cache::CacheArgs, cache_from::CacheSource, metadata::MetadataArgs,
-    report_file::ReportFile,
+    push::PushArgs, registry_args::RegistryArgs, report_file::ReportFile, sbom::SbomArgs,
 };
 use crate::{
     base::BaseSource,
@@ -17,7 +17,6 @@ use crate::{
     layer::Compression,
     lock,
     machine::Machine,
-    registry::Settings,
     sink::Output,
     spec::{CodeSpec, LockChoice, MinicondaChoice, Overrides, ProbeSpec, check, words},
 };
@@ -125,30 +124,6 @@ pub(super) struct LockingArgs {
     pub exclude_newer: Option<jiff::Timestamp>,
     #[command(flatten)]
     pub registries: RegistryArgs,
-}
-
-/// How registries are spoken to.
-#[derive(Group, Clone)]
-#[command(next_help_heading = "Registries")]
-pub(super) struct RegistryArgs {
-    /// Speak plain HTTP with this registry; may be given more than once. Registries on this machine
-    /// need it only where they have a certificate.
-    #[arg(long, value_name = "HOST[:PORT]")]
-    pub plain_http: Vec<String>,
-    /// Give up on a registry that takes and sends nothing for that many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = Settings::SILENCE,
-          env = "IMGBUILD_REGISTRY_TIMEOUT", hide_env_values = true,
-          value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub registry_timeout: u64,
-}
-
-impl RegistryArgs {
-    pub(super) fn settings(&self) -> Settings {
-        Settings {
-            plain_http: self.plain_http.clone(),
-            silence: Duration::from_secs(self.registry_timeout),
-        }
-    }
 }
 
 impl LockingArgs {
@@ -298,31 +273,6 @@ pub(super) struct FleetArgs {
 pub(super) struct ExplainArgs {
     /// The code, as an error, a warning or a probe's report shows it.
     pub code: Option<String>,
-}
-
-#[derive(Group)]
-pub(super) struct SbomArgs {
-    /// The image: a name in imgbuild's store, oci:DIR, oci-archive:FILE, docker-archive:FILE,
-    /// docker-daemon:REF, or a registry reference.
-    pub image: String,
-    #[command(flatten)]
-    pub registries: RegistryArgs,
-}
-
-#[derive(Group)]
-pub(super) struct PushArgs {
-    /// The image: the name that a build gave it.
-    #[arg(value_parser = check::tag)]
-    pub image: String,
-    /// Where to push it [default: where its name says].
-    #[arg(value_name = "REF", value_parser = check::tag)]
-    pub references: Vec<String>,
-    #[command(flatten)]
-    pub registries: RegistryArgs,
-    #[command(flatten)]
-    pub attest: AttestArgs,
-    #[command(flatten)]
-    pub metadata: MetadataArgs,
 }
 
 #[derive(Group)]

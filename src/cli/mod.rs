@@ -20,6 +20,7 @@ mod online;
 mod probe;
 mod progress;
 mod push;
+mod registry_args;
 mod report_file;
 mod sbom;
 mod target;

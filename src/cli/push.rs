@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
+use clap::Args as Group;
 use tokio::runtime::Runtime;
 
 use super::{
-    args::{PushArgs, RegistryArgs},
-    interruptible, open_store, print, runtime, stored,
+    attest::AttestArgs, interruptible, metadata::MetadataArgs, open_store, print,
+    registry_args::RegistryArgs, runtime, stored,
 };
 use crate::{
     base::Loader,
@@ -16,8 +17,25 @@ use crate::{
     machine::Machine,
     registry,
     report::Reporter,
+    spec::check,
     store::Store,
 };
+
+#[derive(Group)]
+pub(super) struct PushArgs {
+    /// The image: the name that a build gave it.
+    #[arg(value_parser = check::tag)]
+    pub image: String,
+    /// Where to push it [default: where its name says].
+    #[arg(value_name = "REF", value_parser = check::tag)]
+    pub references: Vec<String>,
+    #[command(flatten)]
+    pub registries: RegistryArgs,
+    #[command(flatten)]
+    pub attest: AttestArgs,
+    #[command(flatten)]
+    pub metadata: MetadataArgs,
+}
 
 pub(super) fn run(args: &PushArgs, reporter: &Reporter) -> Result<ExitCode> {
     let store = open_store(reporter)?;

@@ -3,13 +3,15 @@
 
 use std::process::ExitCode;
 
+use clap::Args as Group;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::{
-    args::SbomArgs,
     attest::{kept, subject, subject_of},
-    open_store, print, runtime, stoppable, stored,
+    open_store, print,
+    registry_args::RegistryArgs,
+    runtime, stoppable, stored,
 };
 use crate::{
     attest::{PREDICATE_TYPE, REFERENCE_DIGEST, SPDX, SPDX_JSON},
@@ -30,6 +32,15 @@ use crate::{
 
 /// Changes whenever the same layer would be read in another way.
 const INVENTORY_FORMAT: &str = "imgbuild-inventory-1";
+
+#[derive(Group)]
+pub(super) struct SbomArgs {
+    /// The image: a name in imgbuild's store, oci:DIR, oci-archive:FILE, docker-archive:FILE,
+    /// docker-daemon:REF, or a registry reference.
+    pub image: String,
+    #[command(flatten)]
+    pub registries: RegistryArgs,
+}
 
 pub(super) fn run(args: &SbomArgs, reporter: &Reporter) -> Result<ExitCode> {
     let runtime = runtime()?;
