@@ -278,7 +278,7 @@ pub(super) struct ExplainArgs {
 #[derive(Group)]
 pub(super) struct ProbeArgs {
     /// The image: a name or an ID that the Docker daemon or imgbuild's store knows.
-    #[arg(required_unless_present = "runtime")]
+    #[arg(required_unless_present_any = ["runtime", "read"])]
     pub image: Option<String>,
     /// Run the job on this machine itself, under its own Python, instead of in an image.
     #[arg(long, value_name = "RUNTIME", conflicts_with_all = ["image", "shm_size", "memory"])]
@@ -286,6 +286,20 @@ pub(super) struct ProbeArgs {
     /// The Python that has torch [default: `python` on the PATH].
     #[arg(long, value_name = "PATH", requires = "runtime")]
     pub python: Option<PathBuf>,
+    /// Write the job for a cluster's engine instead of running it; --gpus and --nproc are a node's.
+    #[arg(long, value_name = "ENGINE", conflicts_with = "reports")]
+    pub emit: Option<EngineChoice>,
+    /// How many nodes [default: 2].
+    #[arg(long, value_name = "N", requires = "emit", default_value_t = 2,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub nodes: u32,
+    /// Where the job is written [default: stdout].
+    #[arg(short, long, value_name = "FILE", requires = "emit")]
+    pub output: Option<PathBuf>,
+    /// Judge a job that was written with --emit: its folder, a log, or `-` for stdin.
+    #[arg(long, value_name = "PATH",
+          conflicts_with_all = ["image", "runtime", "emit", "gpus", "cpu", "timeout", "min_efficiency", "shm_size"])]
+    pub read: Option<PathBuf>,
     /// How to print the report.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -368,6 +382,19 @@ pub(super) struct InitArgs {
     /// Replace files that are there.
     #[arg(long)]
     pub force: bool,
+}
+
+/// What runs a probe on several machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum EngineChoice {
+    /// An sbatch script: the image through pyxis and enroot, or the nodes' Python with `--runtime host`.
+    Slurm,
+    /// A ConfigMap, a headless Service and an Indexed Job.
+    Kubernetes,
+    /// A ConfigMap and a JobSet.
+    Jobset,
+    /// A ConfigMap and Kubeflow's PyTorchJob.
+    Pytorchjob,
 }
 
 /// What a probe's job runs in, other than a container.

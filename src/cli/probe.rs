@@ -6,7 +6,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     args::{Format, JobArgs, ProbeArgs},
-    interruptible, open_store, print,
+    interruptible, open_store, print, probe_cluster,
     report_file::{ReportFile, json},
     runtime, stored,
 };
@@ -48,6 +48,12 @@ impl Job {
 
 pub(super) fn run(args: ProbeArgs, reporter: &Reporter) -> Result<ExitCode> {
     let job = job(&args.job, &ProbeSpec::default());
+    if let Some(path) = &args.read {
+        return show(&probe_cluster::read(path)?, &job, args.format);
+    }
+    if let Some(engine) = args.emit {
+        return probe_cluster::emit(engine, &args, job.request(), reporter);
+    }
     let Some(image) = &args.image else {
         return on_host(args.python, &job, args.format, reporter);
     };

@@ -2,11 +2,12 @@
 //!
 //! [`spec`] says what runs, [`output`] reads what it wrote, [`report`] judges, [`text`] and [`page`] show it;
 //! all of these are pure. [`run`] does the I/O with a
-//! daemon, [`host`] with processes of this machine.
+//! daemon, [`host`] with processes of this machine; [`emit`] leaves it to a cluster's engine.
 
 mod advice;
 mod before;
 mod chart;
+mod emit;
 mod gpus;
 mod host;
 mod oom;
@@ -17,6 +18,7 @@ mod run;
 mod spec;
 mod text;
 
+pub use emit::{ClusterJob, Form, What, kubernetes, read, slurm};
 pub use host::{default_python, probe_host};
 pub use output::{Bandwidth, Check, Gpu, Output, RankResult, Scaling, Summary};
 pub use report::{

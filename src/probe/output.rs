@@ -271,6 +271,11 @@ impl Output {
     }
 }
 
+/// Whether a line holds a rank's or the job's result.
+pub(super) fn is_result(line: &str) -> bool {
+    line.contains(RANK_MARK) || line.contains(SUMMARY_MARK)
+}
+
 fn first_value(json: &str) -> Option<Value> {
     let mut values = serde_json::Deserializer::from_str(json).into_iter();
     values.next()?.ok()

@@ -79,6 +79,33 @@ pub enum Place {
         /// The Python, as a path.
         python: PathBuf,
     },
+    /// Several machines under a cluster's engine.
+    Cluster {
+        /// `slurm`, `kubernetes`, `jobset` or `pytorchjob`.
+        engine: String,
+        /// The nodes' names, in the order of their ranks.
+        nodes: Vec<String>,
+        /// How many ranks each has.
+        ranks_per_node: u32,
+        /// The image; none where the nodes' own Python ran.
+        container_image: Option<String>,
+    },
+}
+
+impl Place {
+    /// The node of a rank, where there are several.
+    pub(super) fn node(&self, rank: u32) -> Option<&str> {
+        let Self::Cluster {
+            nodes,
+            ranks_per_node,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let index = rank.checked_div(*ranks_per_node)?;
+        nodes.get(usize::try_from(index).ok()?).map(String::as_str)
+    }
 }
 
 /// The outcome of a probe that ran.
@@ -463,7 +490,7 @@ fn mixed_cuda(output: &Output) -> bool {
 fn exit_words(code: Option<i64>) -> String {
     match code {
         Some(code) => format!("the job ended with status {code}"),
-        None => "the daemon did not tell how the job ended".into(),
+        None => "nothing tells how the job ended".into(),
     }
 }
 

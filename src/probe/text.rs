@@ -21,6 +21,15 @@ impl fmt::Display for ProbeReport {
             Place::Host { hostname, python } => {
                 writeln!(f, "host {hostname} ({})", python.display())?;
             }
+            Place::Cluster {
+                engine,
+                nodes,
+                container_image,
+                ..
+            } => {
+                let runs = container_image.as_deref().unwrap_or("the nodes' Python");
+                writeln!(f, "{engine}: {runs} on {}", nodes.join(", "))?;
+            }
         }
         if let Some(note) = &self.note {
             writeln!(f, "*** {note} ***")?;
@@ -44,7 +53,7 @@ fn table(report: &ProbeReport) -> String {
     let mut all: Vec<_> = report
         .ranks
         .iter()
-        .map(|rank| (rank.rank, row(rank)))
+        .map(|rank| (rank.rank, row(rank, report.place.node(rank.rank))))
         .collect();
     for &rank in &report.missing_ranks {
         let blank = || "-".to_owned();
@@ -70,8 +79,12 @@ fn table(report: &ProbeReport) -> String {
     text
 }
 
-fn row(rank: &RankResult) -> [String; 5] {
+fn row(rank: &RankResult, node: Option<&str>) -> [String; 5] {
     let device = rank.device.clone().unwrap_or_else(|| "-".into());
+    let device = match node {
+        Some(node) => format!("{node} {device}"),
+        None => device,
+    };
     let device = match &rank.gpu {
         Some(gpu) => format!("{device} {}", gpu.name),
         None => device,
@@ -199,7 +212,10 @@ fn verdict(report: &ProbeReport) -> String {
 fn failed(failure: &Failure, report: &ProbeReport) -> String {
     let mut what = failure
         .rank
-        .map(|rank| format!("rank {rank}"))
+        .map(|rank| match report.place.node(rank) {
+            Some(node) => format!("rank {rank} on {node}"),
+            None => format!("rank {rank}"),
+        })
         .unwrap_or_default();
     if let Some(step) = failure.step.as_ref().filter(|step| !step.is_empty()) {
         let _ = write!(what, " in {step}");

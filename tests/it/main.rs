@@ -25,6 +25,7 @@ mod overlap;
 mod pip_lock;
 mod plan;
 mod platforms;
+mod probe_cluster;
 mod probe_host;
 mod progress;
 mod push;

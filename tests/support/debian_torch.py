@@ -4,13 +4,22 @@ Debian 12's torch 1.13 is older than its Python 3.11, whose iteration over flags
 default for --redirects comes out as None there. Only torchrun runs through here; the ranks are plain Python.
 """
 
+import os
 import runpy
 import sys
 
-from torch.distributed.elastic.multiprocessing import Std
 
-told = Std.from_str
-Std.from_str = classmethod(lambda cls, text: told(text) or cls(0))
-assert sys.argv[1] == "-m", sys.argv
-sys.argv = sys.argv[2:]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+def torchrun(arguments):
+    from torch.distributed.elastic.multiprocessing import Std
+
+    told = Std.from_str
+    Std.from_str = classmethod(lambda cls, text: told(text) or cls(0))
+    sys.argv = arguments
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+if sys.argv[1] == "-m":
+    torchrun(sys.argv[2:])
+else:  # a script that starts torchrun with its own Python, which is the one that got us here
+    sys.executable, sys.argv = os.environ["DEBIAN_TORCH"], sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")

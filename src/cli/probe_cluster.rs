@@ -1,0 +1,119 @@
+//! `imgbuild probe --emit` and `--read`: a probe that a cluster's engine runs.
+
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use oci_client::Reference;
+
+use super::{
+    args::{EngineChoice, ProbeArgs},
+    interruptible, open_store, print, runtime,
+};
+use crate::{
+    base::{Loader, Platform},
+    error::{Error, Result},
+    probe::{self, ClusterJob, Form, ProbeReport, ProbeRequest, What},
+    registry::remote::parse_reference,
+    report::Reporter,
+};
+
+pub(super) fn emit(
+    engine: EngineChoice,
+    args: &ProbeArgs,
+    request: ProbeRequest,
+    reporter: &Reporter,
+) -> Result<ExitCode> {
+    if engine == EngineChoice::Slurm && request.shm_size.is_some() {
+        return Err(Error::input("--shm-size has no place in a Slurm job")
+            .why("its ranks have the /dev/shm of their node"));
+    }
+    let what = match (&args.image, &args.python) {
+        (Some(image), _) => What::Image(pinned(image, reporter)?),
+        (None, Some(python)) => What::Python(python.display().to_string()),
+        (None, None) => What::Python("python3".into()),
+    };
+    let job = ClusterJob {
+        request,
+        nodes: args.nodes,
+        what,
+    };
+    let text = match engine {
+        EngineChoice::Slurm => probe::slurm(&job),
+        EngineChoice::Kubernetes => probe::kubernetes(&job, Form::Job)?,
+        EngineChoice::Jobset => probe::kubernetes(&job, Form::JobSet)?,
+        EngineChoice::Pytorchjob => probe::kubernetes(&job, Form::PyTorchJob)?,
+    };
+    match &args.output {
+        Some(path) => fs::write(path, text).map_err(|e| Error::io("write", path, e))?,
+        None => print(text.trim_end()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The image by digest, so that all nodes run the same one, now and later; a registry is only asked for a tag's.
+fn pinned(image: &str, reporter: &Reporter) -> Result<Reference> {
+    let reference = parse_reference(image)?;
+    if reference.digest().is_some() {
+        return Ok(reference);
+    }
+    let loader = Loader {
+        store: open_store(reporter)?,
+        reporter: reporter.clone(),
+        platform: Platform::linux_amd64(),
+        offline: false,
+    };
+    let digest = runtime()?
+        .block_on(interruptible(loader.resolve(image)))
+        .map_err(|e| {
+            e.hint("the nodes pull it from a registry: push it first, or name it by digest (NAME@sha256:...)")
+        })?;
+    Ok(Reference::with_digest(
+        reference.registry().to_owned(),
+        reference.repository().to_owned(),
+        digest.to_string(),
+    ))
+}
+
+pub(super) fn read(path: &Path) -> Result<ProbeReport> {
+    probe::read(&text(path)?)
+}
+
+/// All nodes' logs, one after the other. Bytes that are no UTF-8 come from other programs.
+fn text(path: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    if path == Path::new("-") {
+        let failed = |e| Error::io("read", path, e);
+        std::io::stdin().read_to_end(&mut bytes).map_err(failed)?;
+    } else if path.is_dir() {
+        for log in logs(path)? {
+            bytes.extend(fs::read(&log).map_err(|e| Error::io("read", &log, e))?);
+            bytes.push(b'\n');
+        }
+    } else {
+        bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The batch script's own log, which Slurm puts beside the job's folder, and the nodes' in it.
+fn logs(folder: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |e| Error::io("read", folder, e);
+    let is_log = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "log");
+    let mut nodes: Vec<PathBuf> = fs::read_dir(folder)
+        .map_err(failed)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(is_log)
+        .collect();
+    nodes.sort();
+    let batch = folder.with_extension("log");
+    Ok(batch
+        .is_file()
+        .then_some(batch)
+        .into_iter()
+        .chain(nodes)
+        .collect())
+}
