@@ -18,6 +18,7 @@ mod locks;
 mod metadata;
 mod online;
 mod probe;
+mod probe_args;
 mod probe_cluster;
 mod progress;
 mod push;

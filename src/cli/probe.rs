@@ -5,8 +5,10 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use tokio::runtime::Runtime;
 
 use super::{
-    args::{Format, JobArgs, ProbeArgs},
-    interruptible, open_store, print, probe_cluster,
+    args::Format,
+    interruptible, open_store, print,
+    probe_args::{JobArgs, ProbeArgs},
+    probe_cluster,
     report_file::{ReportFile, json},
     runtime, stored,
 };

@@ -10,14 +10,16 @@ use std::{
 use oci_client::Reference;
 
 use super::{
-    args::{EngineChoice, ProbeArgs},
-    interruptible, open_store, print, runtime,
+    interruptible, open_store, print,
+    probe_args::{EngineChoice, ProbeArgs},
+    runtime,
 };
 use crate::{
-    base::{Loader, Platform},
+    base::Loader,
     error::{Error, Result},
+    machine::Machine,
     probe::{self, ClusterJob, Form, ProbeReport, ProbeRequest, What},
-    registry::remote::parse_reference,
+    registry::{Settings, remote::parse_reference},
     report::Reporter,
 };
 
@@ -63,8 +65,9 @@ fn pinned(image: &str, reporter: &Reporter) -> Result<Reference> {
     let loader = Loader {
         store: open_store(reporter)?,
         reporter: reporter.clone(),
-        platform: Platform::linux_amd64(),
+        platform: Machine::default().platform(),
         offline: false,
+        registries: Settings::default(),
     };
     let digest = runtime()?
         .block_on(interruptible(loader.resolve(image)))
