@@ -4,10 +4,7 @@ use std::{
     fs::File,
     io::{Seek, SeekFrom},
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +16,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::{
     error::{Error, Result},
-    report::Task,
+    report::{Activity, Reporter, Task},
 };
 
 /// How much is read at once; the most of a blob that is in memory.
@@ -49,26 +46,44 @@ pub(super) struct Part {
 
 /// Counts the bytes of a file that are sent, some of them more than once.
 pub(super) struct Meter {
+    reporter: Reporter,
+    activity: Activity,
+    total: u64,
+    counted: Mutex<Counted>,
+}
+
+struct Counted {
     task: Task,
-    at: AtomicU64,
+    at: u64,
 }
 
 impl Meter {
-    pub fn new(task: Task) -> Self {
-        let at = AtomicU64::new(0);
-        Self { task, at }
+    /// For a file of `total` bytes.
+    pub fn new(reporter: &Reporter, activity: Activity, total: u64) -> Self {
+        let task = reporter.bytes(activity.clone(), Some(total));
+        Self {
+            reporter: reporter.clone(),
+            activity,
+            total,
+            counted: Mutex::new(Counted { task, at: 0 }),
+        }
     }
 
     fn add(&self, bytes: u64) {
-        self.at.fetch_add(bytes, Ordering::Relaxed);
-        self.task.add(bytes);
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.at += bytes;
+        counted.task.add(bytes);
     }
 
-    /// The next byte is this one.
+    /// The next byte is this one. A count never goes back: another one begins.
     pub fn is_at(&self, from: u64) {
-        let was = self.at.swap(from, Ordering::Relaxed);
-        self.task.take_back(was.saturating_sub(from));
-        self.task.add(from.saturating_sub(was));
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if from < counted.at {
+            counted.task = self.reporter.bytes(self.activity.clone(), Some(self.total));
+            counted.at = 0;
+        }
+        counted.task.add(from.saturating_sub(counted.at));
+        counted.at = from;
     }
 }
 

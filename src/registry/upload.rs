@@ -163,7 +163,7 @@ impl<'a> Upload<'a> {
             remote,
             blob,
             path: store.blob_path(&blob.digest),
-            meter: Arc::new(Meter::new(reporter.bytes(blob.activity(), Some(blob.size)))),
+            meter: Arc::new(Meter::new(reporter, blob.activity(), blob.size)),
             part: None,
         }
     }
@@ -303,8 +303,11 @@ impl<'a> Upload<'a> {
         let Some(session) = session else {
             return false;
         };
-        let size = self.part.map_or(Some(&PARTS[0]), |now| PARTS.get(now + 1));
-        let smaller = size.is_some_and(|size| *size >= session.least || self.part.is_none());
+        let size = |part: usize| PARTS.get(part).map(|size| (*size).max(session.least));
+        let smaller = match self.part {
+            None => true,
+            Some(now) => size(now + 1).is_some_and(|next| Some(next) < size(now)),
+        };
         match problem.status() {
             Some(405 | 411 | 413 | 501) => smaller,
             // To a whole blob; to a part it means that the registry has another number of bytes.

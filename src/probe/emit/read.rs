@@ -159,10 +159,7 @@ fn judge(job: &JobFacts, nodes: &[Node], around: &[&str], output: &Output) -> Pr
         exit_code: worst.or_else(|| all.then_some(0)),
         timed_out: worst == Some(TIMED_OUT),
         oom_killed: around.iter().any(killed)
-            || nodes
-                .iter()
-                .flat_map(|node| &node.lines)
-                .any(|line| killed(&line)),
+            || nodes.iter().flat_map(|node| &node.lines).any(killed),
         wall: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
     };
     let ranks = job.nodes.saturating_mul(job.backend.ranks());
