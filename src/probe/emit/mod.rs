@@ -1,6 +1,6 @@
 //! A probe on several machines: the job as the engine's own document, and its output read back.
 //!
-//! All pure: [`slurm`] and [`kubernetes`] write, [`read`] judges what the nodes wrote.
+//! All pure: [`slurm()`] and [`kubernetes()`] write, [`read()`] judges what the nodes wrote.
 
 mod kubernetes;
 mod read;

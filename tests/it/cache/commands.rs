@@ -241,3 +241,37 @@ fn verify_finds_what_is_damaged_and_the_next_build_makes_it_again() {
         }
     }
 }
+
+/// What `.tar.bz2` packages say of themselves is kept; a build without it, or with half of it, gives
+/// the same image and keeps it again.
+#[test]
+fn what_packages_say_of_themselves_may_be_lost() {
+    let project = project();
+    let digest = project.ok(&BUILD).digest().to_owned();
+    let kept = names_in(&project, "infos");
+    assert!(!kept.is_empty());
+    let folder = |name: &str| project.cache.join(name);
+    let again = || {
+        for name in ["surveys", "layers"] {
+            fs::remove_dir_all(folder(name)).unwrap();
+            fs::create_dir(folder(name)).unwrap();
+        }
+        let output = project.ok(&BUILD);
+        assert_eq!(output.digest(), digest);
+        project.image(&output);
+        assert_eq!(names_in(&project, "infos"), kept);
+    };
+    again();
+    for name in &kept {
+        let path = folder("infos").join(name);
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    again();
+    for name in &kept {
+        let path = folder("infos").join(name);
+        assert!(serde_json::from_slice::<Value>(&fs::read(&path).unwrap()).is_ok());
+        fs::remove_file(path).unwrap();
+    }
+    again();
+}
