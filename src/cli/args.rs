@@ -7,6 +7,7 @@ use rattler_solve::ChannelPriority;
 
 use super::{
     attest::AttestArgs,
+    auth::AuthArgs,
     cache::CacheArgs,
     cache_from::CacheSource,
     metadata::MetadataArgs,
@@ -71,6 +72,8 @@ pub(super) enum Command {
     Init(InitArgs),
     /// Say what a code means, why it comes, and the way out; list all codes without one.
     Explain(ExplainArgs),
+    /// Show which login a registry gets, and what it may do there.
+    Auth(AuthArgs),
     /// Look at the cache, make it smaller, check it.
     Cache(CacheArgs),
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod attest;
+mod auth;
 mod build;
 mod builder;
 mod cache;
@@ -71,6 +72,7 @@ fn run(command: Command, reporter: &Reporter) -> Result<ExitCode> {
         Command::Diff(args) => diff::run(&args, reporter),
         Command::Init(args) => init::run(&args, reporter),
         Command::Explain(args) => explain::run(&args),
+        Command::Auth(args) => auth::run(&args, reporter),
         Command::Cache(args) => cache::run(&args, reporter),
     }
 }

@@ -105,7 +105,7 @@ impl Remote {
         }
     }
 
-    fn manifest_call(&self, method: Method, name: &str) -> Result<Call, Problem> {
+    pub(super) fn manifest_call(&self, method: Method, name: &str) -> Result<Call, Problem> {
         let mut call = Call::new(method, self.address(&format!("manifests/{name}"))?);
         for kind in MANIFESTS {
             call.headers.append(ACCEPT, HeaderValue::from_static(kind));

@@ -12,12 +12,15 @@ use std::{
 
 use docker_credential::{CredentialRetrievalError as Failure, DockerCredential};
 
+use serde_json::Value;
+
 use crate::report::Reporter;
 
 /// What a user has for a registry.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub enum Credential {
     /// Nothing: only what is public can be had.
+    #[default]
     Anonymous,
     /// User name and password.
     Password(String, String),
@@ -60,20 +63,41 @@ fn files_from(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     .collect()
 }
 
+/// A credential and where it stands.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The credential.
+    pub credential: Credential,
+    /// Where it came from; nothing when there is none.
+    pub source: Option<Source>,
+}
+
+/// Where a credential came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The file that has it or names the helper.
+    pub file: PathBuf,
+    /// The key of `auths`, or the helper's program.
+    pub place: String,
+}
+
 /// The credential for a repository, from the first file that has one. Helpers are run, so this may
 /// block.
 ///
 /// A file that cannot be read or a helper that fails is a warning, as it is in Docker: another file
 /// may have the credential, or the image may be public.
-pub fn credential(
-    files: &[PathBuf],
-    host: &str,
-    repository: &str,
-    reporter: &Reporter,
-) -> Credential {
+pub fn find(files: &[PathBuf], host: &str, repository: &str, reporter: &Reporter) -> Found {
     for file in files {
         match in_file(file, host, repository) {
-            Ok(Some(credential)) => return credential,
+            Ok(Some((credential, place))) => {
+                return Found {
+                    credential,
+                    source: Some(Source {
+                        file: file.clone(),
+                        place,
+                    }),
+                };
+            }
             Ok(None) => {}
             Err(why) => reporter.warn(format_args!(
                 "no credentials for {host} from {}: {why}",
@@ -81,10 +105,15 @@ pub fn credential(
             )),
         }
     }
-    Credential::Anonymous
+    Found::default()
 }
 
-fn in_file(path: &Path, host: &str, repository: &str) -> Result<Option<Credential>, String> {
+/// A credential, and its place in the file.
+fn in_file(
+    path: &Path,
+    host: &str,
+    repository: &str,
+) -> Result<Option<(Credential, String)>, String> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -92,21 +121,37 @@ fn in_file(path: &Path, host: &str, repository: &str) -> Result<Option<Credentia
     };
     for key in narrow_keys(&bytes, host, repository) {
         if let Some(credential) = lookup(&bytes, &key)? {
-            return Ok(Some(credential));
+            return Ok(Some((credential, place(&bytes, &key))));
         }
     }
     for key in host_keys(host) {
         if let Some(credential) = lookup(&bytes, key)? {
-            return Ok(Some(credential));
+            return Ok(Some((credential, place(&bytes, key))));
         }
     }
     Ok(None)
 }
 
+/// In the order in which `lookup` looks.
+fn place(file: &[u8], key: &str) -> String {
+    let json: Value = serde_json::from_slice(file).unwrap_or_default();
+    let helper = |name: &Value, from: &str| {
+        let name = name.as_str().filter(|name| !name.is_empty())?;
+        Some(format!("docker-credential-{name}, its {from}"))
+    };
+    let of_host = || helper(json.get("credHelpers")?.get(key)?, "credHelpers");
+    let own = || {
+        let entry = json.get("auths")?.get(key)?.as_object()?;
+        (!entry.is_empty()).then(|| format!("auths \"{key}\""))
+    };
+    let of_all = || helper(json.get("credsStore")?, "credsStore");
+    of_host().or_else(own).or_else(of_all).unwrap_or_default()
+}
+
 /// The `auths` keys that mean this repository or a namespace above it, the narrowest first
 /// (containers-auth.json(5)). Helpers know hosts only.
 fn narrow_keys(file: &[u8], host: &str, repository: &str) -> Vec<String> {
-    let Ok(json) = serde_json::from_slice::<serde_json::Value>(file) else {
+    let Ok(json) = serde_json::from_slice::<Value>(file) else {
         return Vec::new();
     };
     let ends = repository.match_indices('/').map(|(at, _)| at);
@@ -167,7 +212,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         fs::write(&path, json).unwrap();
-        credential(&[path], host, "team/app", &Reporter::stderr(true))
+        find(&[path], host, "team/app", &Reporter::stderr(true)).credential
     }
 
     #[test]
@@ -190,6 +235,15 @@ mod tests {
             assert_eq!(look(broken, "h"), Credential::Anonymous, "{broken}");
         }
         assert_eq!(format!("{password:?}"), "Password(..)");
+    }
+
+    #[test]
+    fn a_place_is_where_a_credential_is_looked_up() {
+        let json = br#"{"auths": {"a": {}, "b": {"auth": "x"}, "c": {"auth": "x"}},
+            "credHelpers": {"c": "own"}, "credsStore": "all"}"#;
+        assert_eq!(place(json, "a"), "docker-credential-all, its credsStore");
+        assert_eq!(place(json, "b"), "auths \"b\"");
+        assert_eq!(place(json, "c"), "docker-credential-own, its credHelpers");
     }
 
     #[test]
@@ -229,10 +283,10 @@ mod tests {
         fs::write(&names[2], good.replace("\"h\"", "\"i\"")).unwrap();
         fs::write(&names[3], good).unwrap();
         assert_eq!(
-            credential(&names, "h", "a", &Reporter::stderr(true)),
+            find(&names, "h", "a", &Reporter::stderr(true)).credential,
             second
         );
-        let none = credential(&[], "h", "a", &Reporter::stderr(true));
+        let none = find(&[], "h", "a", &Reporter::stderr(true)).credential;
         assert_eq!(none, Credential::Anonymous);
     }
 

@@ -84,6 +84,10 @@ impl Login {
         }
     }
 
+    pub fn credential(&self) -> &Credential {
+        &self.credential
+    }
+
     pub fn is_anonymous(&self) -> bool {
         self.credential == Credential::Anonymous
     }

@@ -2,6 +2,7 @@
 //!
 //! Base images are pulled with the same [`remote::Remote`] by [`crate::base`].
 
+mod access;
 mod api;
 pub mod auth;
 mod body;
@@ -17,5 +18,6 @@ mod transport;
 mod trust;
 mod upload;
 
+pub use access::Grant;
 pub use push::push;
 pub use settings::Settings;

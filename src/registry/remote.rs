@@ -7,7 +7,7 @@ use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
 use super::{
-    auth,
+    auth::{self, Credential, Source},
     failure::Failure,
     login::Login,
     problem::{Problem, Refusal},
@@ -25,6 +25,7 @@ use crate::{
 pub struct Remote {
     transport: Transport,
     login: Login,
+    source: Option<Source>,
     reference: Reference,
     operation: RegistryOperation,
     reporter: Reporter,
@@ -89,41 +90,37 @@ impl Remote {
         let trust = Trust::of(&trust::folders(), host)?;
         let transport = Transport::new(host, &trust, purpose.settings)?;
         let (named, report) = (reference.clone(), reporter.clone());
-        let credential = crate::base::blocking(move || {
+        let found = crate::base::blocking(move || {
             let (host, repository) = (named.registry(), named.repository());
-            Ok(auth::credential(&logins, host, repository, &report))
+            Ok(auth::find(&logins, host, repository, &report))
         })
         .await?;
-        let actions = match purpose.operation {
-            RegistryOperation::Pull => "pull",
-            RegistryOperation::Push => "pull,push",
-        };
-        let scope = format!("repository:{}:{actions}", reference.repository());
+        let scope = scope(&reference, purpose.operation);
         let remote = Self {
             transport,
-            login: Login::new(credential, scope, purpose.sources),
+            login: Login::new(found.credential, scope, purpose.sources),
+            source: found.source,
             reference,
             operation: purpose.operation,
             reporter: reporter.clone(),
             reached: AtomicBool::new(false),
         };
-        remote.retrying(|| remote.greet()).await?;
+        let greeting = || async { remote.greet().await.map_err(|p| remote.failure(p)) };
+        remote.retrying(greeting).await?;
         Ok(remote)
     }
 
     /// Asks what login the registry wants, and gets it, before there is anything to send.
-    async fn greet(&self) -> Result<(), Failure> {
+    pub(super) async fn greet(&self) -> Result<(), Problem> {
         let call = Call::new(Method::GET, self.transport.base().clone());
         let shown = self.login.shown().await;
-        let answer = self.transport.send(&call, shown.header.as_ref()).await;
-        let answer = answer.map_err(|problem| self.failure(problem))?;
+        let answer = self.transport.send(&call, shown.header.as_ref()).await?;
         let status = answer.status();
         if status == StatusCode::UNAUTHORIZED {
-            let renewed = self.login.renew(&self.transport, &shown, &answer).await;
-            renewed.map_err(|problem| self.failure(problem))?;
+            self.login.renew(&self.transport, &shown, &answer).await?;
         } else if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             let refusal = Refusal::read(answer, self.transport.silence).await;
-            return Err(self.failure(Problem::Refused(refusal)));
+            return Err(Problem::Refused(refusal));
         }
         self.reached.store(true, Ordering::Relaxed);
         Ok(())
@@ -137,6 +134,21 @@ impl Remote {
     /// What the login is for.
     pub fn operation(&self) -> RegistryOperation {
         self.operation
+    }
+
+    /// The credential that is shown, and where it came from.
+    pub fn credential(&self) -> (&Credential, Option<&Source>) {
+        (self.login.credential(), self.source.as_ref())
+    }
+
+    /// The same repository with a login that allows to push; nothing is asked yet.
+    pub(super) fn for_push(self) -> Self {
+        let scope = scope(&self.reference, RegistryOperation::Push);
+        Self {
+            login: Login::new(self.login.credential().clone(), scope, &[]),
+            operation: RegistryOperation::Push,
+            ..self
+        }
     }
 
     /// Whether the user has no credential for the registry.
@@ -204,6 +216,15 @@ impl Remote {
             }
         }
     }
+}
+
+/// What a token is asked for (distribution, "Token Scope Documentation").
+fn scope(reference: &Reference, operation: RegistryOperation) -> String {
+    let actions = match operation {
+        RegistryOperation::Pull => "pull",
+        RegistryOperation::Push => "pull,push",
+    };
+    format!("repository:{}:{actions}", reference.repository())
 }
 
 #[cfg(test)]

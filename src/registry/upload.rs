@@ -121,6 +121,11 @@ fn odd(status: StatusCode) -> Problem {
 }
 
 impl Session {
+    /// Where it goes on.
+    pub fn into_address(self) -> Url {
+        self.at
+    }
+
     fn new(remote: &Remote, answer: &Response) -> Result<Self, Problem> {
         let at = next_address(remote, answer)?;
         let least = answer.headers().get("oci-chunk-min-length");

@@ -1,5 +1,6 @@
 //! The tests that run the built program on real packages; `make test` makes what they need.
 
+mod auth_check;
 mod bzip2_streams;
 mod cache;
 mod cache_from;
@@ -37,5 +38,6 @@ mod solve;
 mod strict;
 mod support;
 mod tls;
+mod tokens;
 mod validator;
 mod wheel_install;

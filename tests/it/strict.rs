@@ -23,6 +23,17 @@ pub struct Rules {
     pub cut: Option<usize>,
     /// Requests whose method and path begin like this go to another host.
     pub elsewhere: Option<(&'static str, String)>,
+    /// Every request wants a token.
+    pub tokens: Option<Tokens>,
+}
+
+/// A token service (distribution, "Token authentication").
+#[derive(Clone)]
+pub struct Tokens {
+    /// The first token ends with the first request of this method.
+    pub until: Option<&'static str>,
+    /// What is granted of a scope; nothing refuses the token.
+    pub grants: fn(&str) -> Option<String>,
 }
 
 /// A request as it came.
@@ -51,6 +62,9 @@ struct State {
     uploads: Vec<Vec<u8>>,
     kept: BTreeMap<String, Vec<u8>>,
     cut: bool,
+    /// The tokens that are good.
+    tokens: Vec<String>,
+    given: usize,
 }
 
 struct Answer(u16, Vec<(&'static str, String)>, Vec<u8>);
@@ -151,11 +165,23 @@ impl Shared {
             return Answer(307, vec![("Location", to)], Vec::new());
         }
         let mut state = self.state.lock().unwrap();
+        if let Some(tokens) = &self.rules.tokens {
+            if let Some(query) = seen.path.strip_prefix("/token?") {
+                return tokens.give(&mut state, query);
+            }
+            if tokens.until == Some(&seen.method) {
+                state.tokens.retain(|token| !token.starts_with("0;"));
+            }
+            if !allowed(&state, seen) {
+                return ask(seen);
+            }
+        }
         let path = seen.path.split('?').next().unwrap();
         if path == "/v2/" {
             return status(200);
         }
         match (seen.method.as_str(), path.contains("/blobs/uploads/")) {
+            ("POST", true) if mounted(&mut state, seen) => status(201),
             ("POST", true) => self.begin(&mut state, path),
             (method, true) => self.upload(&mut state, seen, method),
             ("PUT", false) => keep(&mut state, path, seen.body.clone()),
@@ -229,4 +255,88 @@ fn keep(state: &mut State, path: &str, bytes: Vec<u8>) -> Answer {
         .insert(format!("{}/{digest}", &path[..at]), bytes.clone());
     state.kept.insert(path.to_owned(), bytes);
     Answer(201, vec![("Docker-Content-Digest", digest)], Vec::new())
+}
+
+impl Tokens {
+    fn give(&self, state: &mut State, query: &str) -> Answer {
+        let scopes = query
+            .split('&')
+            .filter_map(|pair| pair.strip_prefix("scope="));
+        let granted: Option<Vec<String>> =
+            scopes.map(|scope| (self.grants)(&decoded(scope))).collect();
+        let Some(granted) = granted else {
+            return status(403);
+        };
+        let token = format!("{};{}", state.given, granted.join(";"));
+        state.given += 1;
+        state.tokens.push(token.clone());
+        let body = format!("{{\"token\": \"{token}\"}}");
+        Answer(200, Vec::new(), body.into_bytes())
+    }
+}
+
+fn decoded(text: &str) -> String {
+    let text = text.replace("%3A", ":").replace("%2F", "/");
+    text.replace("%2C", ",")
+}
+
+/// The repository of an address of the API.
+fn repository(path: &str) -> &str {
+    let path = path.strip_prefix("/v2/").unwrap_or_default();
+    let end = path.find("/blobs/").or_else(|| path.find("/manifests/"));
+    &path[..end.unwrap_or(0)]
+}
+
+fn token(seen: &Seen) -> &str {
+    let shown = seen.headers.get("authorization");
+    shown
+        .and_then(|shown| shown.strip_prefix("Bearer "))
+        .unwrap_or_default()
+}
+
+/// Whether the token that a request shows is good for what it asks.
+fn allowed(state: &State, seen: &Seen) -> bool {
+    let action = match seen.method.as_str() {
+        "GET" | "HEAD" => "pull",
+        _ => "push",
+    };
+    if !state.tokens.iter().any(|good| good == token(seen)) {
+        return false;
+    }
+    seen.path == "/v2/" || grants(token(seen), repository(&seen.path), action)
+}
+
+fn grants(token: &str, repository: &str, action: &str) -> bool {
+    let start = format!("repository:{repository}:");
+    let mut actions = token
+        .split(';')
+        .filter_map(|scope| scope.strip_prefix(&start));
+    actions.any(|actions| actions.split(',').any(|granted| granted == action))
+}
+
+fn ask(seen: &Seen) -> Answer {
+    let host = &seen.headers["host"];
+    let wants = format!("Bearer realm=\"http://{host}/token\",service=\"strict\"");
+    Answer(401, vec![("WWW-Authenticate", wants)], Vec::new())
+}
+
+/// Takes a blob over from another repository, where the token may read it.
+fn mounted(state: &mut State, seen: &Seen) -> bool {
+    let query = seen
+        .path
+        .split_once("?mount=")
+        .map(|(_, query)| decoded(query));
+    let Some((digest, from)) = query.as_ref().and_then(|query| query.split_once("&from=")) else {
+        return false;
+    };
+    let there = state
+        .kept
+        .get(&format!("/v2/{from}/blobs/{digest}"))
+        .cloned();
+    let Some(blob) = there.filter(|_| grants(token(seen), from, "pull")) else {
+        return false;
+    };
+    let to = format!("/v2/{}/blobs/{digest}", repository(&seen.path));
+    state.kept.insert(to, blob);
+    true
 }
