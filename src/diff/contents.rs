@@ -87,21 +87,15 @@ impl LayerContents {
     pub fn read(tar: impl Read) -> io::Result<Self> {
         let mut found = Self::default();
         let mut owned = BTreeSet::new();
-        for entry in tar::Archive::new(tar).entries()? {
-            let mut entry = entry?;
-            let path = entry.path_bytes();
-            let Ok(text) = std::str::from_utf8(&path) else {
-                continue;
-            };
-            let path = text.trim_start_matches("./").trim_matches('/').to_owned();
-            let size = entry.size();
+        each_entry(tar, |path, entry| {
             found.path(&path);
-            if is_record(&path) && size <= MAX_RECORD {
+            if is_record(&path) && entry.size() <= MAX_RECORD {
                 let mut bytes = Vec::new();
                 entry.read_to_end(&mut bytes)?;
                 found.record(path, &bytes, &mut owned);
             }
-        }
+            Ok(())
+        })?;
         found.wheels.retain(|path, _| !owned.contains(path));
         Ok(found)
     }
@@ -123,11 +117,7 @@ impl LayerContents {
             return;
         };
         let prefix = prefix(&path).unwrap_or_default();
-        let infos = record.files.iter().filter_map(|file| {
-            let folder = file.strip_suffix("/METADATA")?;
-            Some(join(prefix, folder))
-        });
-        owned.extend(infos);
+        owned.extend(dist_infos(prefix, &record.files));
         let package = Package {
             version: record.version,
             build: Some(record.build),
@@ -148,8 +138,37 @@ impl LayerContents {
     }
 }
 
+/// Goes through an uncompressed layer; paths have no leading slash, and those that are no UTF-8 are
+/// passed over.
+///
+/// # Errors
+/// When it is no tar, or cannot be read; and the first error of `look`.
+pub(crate) fn each_entry<R: Read>(
+    tar: R,
+    mut look: impl FnMut(String, &mut tar::Entry<'_, R>) -> io::Result<()>,
+) -> io::Result<()> {
+    for entry in tar::Archive::new(tar).entries()? {
+        let mut entry = entry?;
+        let path = entry.path_bytes();
+        let Ok(text) = std::str::from_utf8(&path) else {
+            continue;
+        };
+        let path = text.trim_start_matches("./").trim_matches('/').to_owned();
+        look(path, &mut entry)?;
+    }
+    Ok(())
+}
+
+/// The `.dist-info` folders among the files of a package.
+pub(crate) fn dist_infos(prefix: &str, files: &[String]) -> impl Iterator<Item = String> {
+    let folders = files
+        .iter()
+        .filter_map(|file| file.strip_suffix("/METADATA"));
+    folders.map(move |folder| join(prefix, folder))
+}
+
 /// A path below a folder, which may be the root.
-pub(crate) fn join(folder: &str, name: &str) -> String {
+fn join(folder: &str, name: &str) -> String {
     match folder {
         "" => name.to_owned(),
         _ => format!("{folder}/{name}"),

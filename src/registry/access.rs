@@ -47,9 +47,9 @@ impl Remote {
                 self.ping().await?;
                 self.send(&call?).await.map(drop)
             };
-            match self.judge(done.await)? {
-                Grant::Denied(why) if why.contains("HTTP status 404") => Ok(Grant::NoImage),
-                grant => Ok(grant),
+            match done.await {
+                Err(problem) if problem.status() == Some(404) => Ok(Grant::NoImage),
+                done => self.judge(done),
             }
         };
         self.retrying(asked).await

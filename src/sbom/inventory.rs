@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{Component, Ecosystem, WheelFacts, component::needs_of_conda, metadata::fields};
 use crate::{
-    diff::{Removals, is_record, join, prefix, wheel, wheel_prefix},
+    diff::{Removals, dist_infos, each_entry, is_record, prefix, wheel, wheel_prefix},
     digest::Digest,
     package::origin,
 };
@@ -55,19 +55,13 @@ impl Inventory {
     /// When it is no tar, or cannot be read.
     pub fn read(tar: impl Read) -> io::Result<Self> {
         let mut found = Self::default();
-        for entry in tar::Archive::new(tar).entries()? {
-            let mut entry = entry?;
-            let path = entry.path_bytes();
-            let Ok(text) = std::str::from_utf8(&path) else {
-                continue;
-            };
-            let path = text.trim_start_matches("./").trim_matches('/').to_owned();
+        each_entry(tar, |path, entry| {
             found.removals.note(&path);
             let metadata = path
                 .strip_suffix("/METADATA")
                 .filter(|dir| wheel(dir).is_some());
             if entry.size() > MAX_RECORD || !(is_record(&path) || metadata.is_some()) {
-                continue;
+                return Ok(());
             }
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes)?;
@@ -75,7 +69,8 @@ impl Inventory {
                 Some(folder) => found.wheel(folder, &String::from_utf8_lossy(&bytes)),
                 None => found.record(path, &bytes),
             }
-        }
+            Ok(())
+        })?;
         Ok(found)
     }
 
@@ -106,11 +101,7 @@ impl Inventory {
             return;
         };
         let prefix = prefix(&path).unwrap_or_default();
-        let infos = record.files.iter().filter_map(|file| {
-            let folder = file.strip_suffix("/METADATA")?;
-            Some(join(prefix, folder))
-        });
-        self.owned.extend(infos);
+        self.owned.extend(dist_infos(prefix, &record.files));
         let component = Component {
             prefix: format!("/{prefix}"),
             ecosystem: Ecosystem::Conda,

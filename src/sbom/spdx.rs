@@ -41,7 +41,7 @@ pub struct Base {
 pub fn document(subject: &Subject, components: &[Component]) -> Value {
     let mut texts = Texts::new();
     let ids: Vec<String> = components.iter().map(id).collect();
-    let mut packages = vec![image(subject)];
+    let mut packages = vec![container("image", IMAGE, &subject.digest)];
     packages.extend(subject.base.as_ref().map(base));
     let listed = components.iter().zip(&ids);
     packages.extend(listed.map(|(component, id)| package(component, id, &mut texts)));
@@ -87,35 +87,24 @@ fn id(component: &Component) -> String {
     format!("SPDXRef-{kind}-{name}-{hash:.8}")
 }
 
-fn image(subject: &Subject) -> Value {
+fn container(name: &str, id: &str, digest: &Digest) -> Value {
     json!({
-        "name": "image",
-        "SPDXID": IMAGE,
-        "versionInfo": subject.digest,
+        "name": name,
+        "SPDXID": id,
+        "versionInfo": digest,
         "downloadLocation": NOASSERTION,
         "filesAnalyzed": false,
         "licenseConcluded": NOASSERTION,
         "licenseDeclared": NOASSERTION,
         "copyrightText": NOASSERTION,
         "primaryPackagePurpose": "CONTAINER",
-        "checksums": [checksum("SHA256", &subject.digest.hex())],
+        "checksums": [checksum("SHA256", &digest.hex())],
     })
 }
 
 fn base(base: &Base) -> Value {
     let name = base.name.as_deref();
-    let mut package = json!({
-        "name": name.unwrap_or("base image"),
-        "SPDXID": BASE,
-        "versionInfo": base.digest,
-        "downloadLocation": NOASSERTION,
-        "filesAnalyzed": false,
-        "licenseConcluded": NOASSERTION,
-        "licenseDeclared": NOASSERTION,
-        "copyrightText": NOASSERTION,
-        "primaryPackagePurpose": "CONTAINER",
-        "checksums": [checksum("SHA256", &base.digest.hex())],
-    });
+    let mut package = container(name.unwrap_or("base image"), BASE, &base.digest);
     if let Some(purl) = name.and_then(|name| purl::of_base(name, Some(&base.digest))) {
         package["externalRefs"] = json!([external(&purl)]);
     }
