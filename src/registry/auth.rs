@@ -197,9 +197,9 @@ fn lookup(file: &[u8], server: &str) -> Result<Option<Credential>, String> {
         Err(Failure::ConfigReadError) => {
             Err("it is not the JSON that docker and podman write".into())
         }
-        Err(Failure::HelperCommunicationError) => {
-            Err("the credential helper that it names cannot be run".into())
-        }
+        Err(Failure::HelperCommunicationError) => Err(
+            "the credential helper that it names cannot be run, or does not read its input".into(),
+        ),
         Err(e) => Err(e.to_string().trim().replace('\n', " ")),
     }
 }

@@ -102,7 +102,9 @@ fn a_helper_is_named_and_one_that_is_absent_is_a_warning() {
     let (project, registry) = (project(), private());
     let reference = name(&registry, "helper");
     let helper = project.path("bin/docker-credential-imgbuildtest");
+    // Reads its input to the end, as helpers do: one that has ended cannot be written to.
     let script = r#"#!/bin/sh
+cat > /dev/null
 echo '{"ServerURL": "x", "Username": "tester", "Secret": "secret"}'
 "#;
     // Written by another process: a program that this one has open for writing, or a child that a
