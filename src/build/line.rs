@@ -79,6 +79,8 @@ pub(super) struct Settled {
     pub reused: usize,
     /// The layers that were made, or begun, and that nobody wants.
     pub in_vain: usize,
+    /// The layers that were made and are wanted.
+    pub made: Vec<BuiltLayer>,
     /// What to do next.
     pub steps: Vec<Step>,
 }
@@ -196,8 +198,12 @@ impl Line {
         let reused = had
             .filter(|(key, built)| built.is_some() && !self.made.contains_key(key))
             .count();
+        let mut made = Vec::new();
         for (key, layer) in self.made.drain() {
-            sure.take(&key, &layer);
+            if wanted.contains(&key) {
+                sure.take(&key, &layer);
+                made.push(layer);
+            }
         }
         self.slots = sure.slots(site);
         for (slot, key) in self.slots.iter_mut().zip(&sure.keys) {
@@ -208,6 +214,7 @@ impl Line {
         Settled {
             reused,
             in_vain,
+            made,
             steps: self.ready(site),
         }
     }
@@ -276,22 +283,29 @@ impl Line {
         true
     }
 
-    /// Takes what became of a layer.
+    /// Takes what became of a layer; returns it if it is known to be wanted.
     ///
     /// # Errors
     /// That of a layer that is wanted. One that is only expected to be wanted does no harm when
     /// it fails: it is made again if it is wanted after all.
-    pub(super) fn leave(&mut self, key: &Digest, made: Result<BuiltLayer>) -> Result<()> {
+    pub(super) fn leave(
+        &mut self,
+        key: &Digest,
+        made: Result<BuiltLayer>,
+    ) -> Result<Option<BuiltLayer>> {
         self.making.remove(key);
         match (&mut self.stage, made) {
             (Stage::Guess(_), Ok(layer)) => {
                 self.made.insert(*key, layer);
             }
-            (Stage::Sure(sure), Ok(layer)) => sure.take(key, &layer),
+            (Stage::Sure(sure), Ok(layer)) if sure.keys.contains(key) => {
+                sure.take(key, &layer);
+                return Ok(Some(layer));
+            }
             (Stage::Sure(sure), Err(e)) if sure.keys.contains(key) => return Err(e),
-            (_, Err(_)) => {}
+            (Stage::Sure(_), Ok(_)) | (_, Err(_)) => {}
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Whether it is known what all packages mean together.

@@ -271,6 +271,7 @@ impl Pipeline<'_, '_> {
             .extend(settled.steps.into_iter().map(|step| (step, index)));
         drop(state);
         self.changed.notify_all();
+        settled.made.iter().for_each(self.tools.made);
         self.say_reused(settled.reused, &keys, site);
         if settled.in_vain > 0 {
             self.tools.reporter.step(format!(
@@ -322,7 +323,9 @@ impl Pipeline<'_, '_> {
             tools: self.tools,
         };
         let made = maker.make(&task);
-        self.with(index, |line| line.leave(&task.key, made))?
+        let wanted = self.with(index, |line| line.leave(&task.key, made))??;
+        wanted.iter().for_each(self.tools.made);
+        Ok(())
     }
 
     /// Changes a line, and queues what is to be done then.

@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Result},
     image::{Image, Layer},
     registry::Settings,
+    report::Reporter,
     store::Store,
 };
 
@@ -93,6 +94,11 @@ impl<'a> Origins<'a> {
     /// Where layers are brought to.
     pub fn store(&self) -> &Store {
         &self.loader.store
+    }
+
+    /// Where progress and warnings go.
+    pub fn reporter(&self) -> &Reporter {
+        &self.loader.reporter
     }
 
     /// How the registries are spoken to.

@@ -1,6 +1,6 @@
 //! `imgbuild build`.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
 use super::{
     args::{BuildArgs, Format},
@@ -9,11 +9,13 @@ use super::{
     cache_from::only_pushes,
     interruptible, open_store, print, probe, push, runtime, stoppable, warn_all, warnings,
 };
+use tokio::runtime::Runtime;
+
 use crate::{
     build::BuildPlan,
-    docker,
+    docker::{self, Early},
     error::{Error, Exit, Result},
-    image::{Image, ImageSet},
+    image::ImageSet,
     machine::Machine,
     report::Reporter,
     sink::{ArchiveKind, Output, OutputKind, sweep_unfinished, write_archive, write_layout},
@@ -42,22 +44,27 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     let job = args.probe.then(|| probe::job(&args.job, &spec.probe));
     let store = open_store(reporter)?;
     let runtime = runtime()?;
-    let outputs = args.outputs.clone();
-    let clean_up = move || outputs.iter().for_each(sweep_unfinished);
+    let early = early(&args, &runtime, &store, reporter)?;
+    let (outputs, begun) = (args.outputs.clone(), early.clone());
+    let clean_up = move || {
+        outputs.iter().for_each(sweep_unfinished);
+        begun.iter().for_each(|early| early.stop());
+    };
     let builder = Builder {
         args: &args,
         specs: &specs,
         store: &store,
         runtime: &runtime,
         reporter,
+        early: early.as_deref(),
     };
     let built = stoppable(&runtime, reporter, clean_up, || {
         let built = builder.images()?;
         write_outputs(&built, &args, spec, &store, reporter)?;
         Ok(built)
     })?;
-    let loading = built.single().filter(|_| args.load || args.probe);
-    let loading = loading.map(|image| load(image, &spec.tags, &store, reporter));
+    let loading = early.as_deref().zip(built.single());
+    let loading = loading.map(|(early, image)| docker::load(early, image, &spec.tags));
     let loaded = loading
         .map(|loading| runtime.block_on(interruptible(loading)))
         .transpose()?;
@@ -122,6 +129,7 @@ fn dry_run(args: &BuildArgs, specs: &[ImageSpec], reporter: &Reporter) -> Result
         store: &store,
         runtime: &runtime,
         reporter,
+        early: None,
     };
     let plans = stoppable(&runtime, reporter, || {}, || builder.plans())?;
     print_plans(&plans, args.format)
@@ -166,13 +174,16 @@ fn write_outputs(
     Ok(())
 }
 
-/// Returns the ID under which the daemon holds the image.
-async fn load(
-    image: &Image,
-    tags: &[String],
+/// The daemon that the image is to be given to; layers go there while others are being made.
+fn early(
+    args: &BuildArgs,
+    runtime: &Runtime,
     store: &Store,
     reporter: &Reporter,
-) -> Result<String> {
-    let daemon = docker::connect().await?;
-    docker::load(&daemon, image, tags, store, reporter).await
+) -> Result<Option<Arc<Early>>> {
+    if !(args.load || args.probe) {
+        return Ok(None);
+    }
+    let daemon = runtime.block_on(interruptible(docker::connect()))?;
+    Ok(Some(Arc::new(Early::new(daemon, store, reporter))))
 }

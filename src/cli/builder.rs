@@ -17,6 +17,7 @@ use crate::{
     base::{BaseLayer, BaseSource, Ground, Loader},
     build::{self, BuildPlan, Planned, Tools},
     cache_from::{CacheFrom, Origins, in_a_line},
+    docker::Early,
     error::{Error, Exit, Result},
     fetch::Fetcher,
     image::{Image, ImageSet, Layer},
@@ -24,10 +25,10 @@ use crate::{
     lock::{Lock, LockedEnv},
     machine::Machine,
     package::Decoders,
-    registry,
+    registry::{self, Ahead, Sent},
     report::{Reporter, human_bytes},
     spec::ImageSpec,
-    store::{Store, StoredImage},
+    store::{BuiltLayer, Store, StoredImage},
 };
 
 /// Layers that are made at once at most. Each takes about 1 GB of tar a second and memory for
@@ -42,6 +43,8 @@ pub(super) struct Builder<'a> {
     pub store: &'a Store,
     pub runtime: &'a Runtime,
     pub reporter: &'a Reporter,
+    /// The daemon that gets layers as soon as they are made.
+    pub early: Option<&'a Early>,
 }
 
 impl Builder<'_> {
@@ -55,10 +58,15 @@ impl Builder<'_> {
         let loaders = self.loaders();
         let loader = loaders.first().ok_or_else(nothing)?;
         let mut cache_from = self.cache_from(spec, &loaders);
+        let mut ahead = only_pushes(self.args).then(|| self.ahead(spec, loader));
+        let mut sent = Sent::default();
         loop {
-            let set = self.make(&cache_from)?;
+            let set = self.make(&cache_from, ahead.as_ref())?;
+            if let Some(ahead) = ahead.take() {
+                sent = self.runtime.block_on(ahead.finished());
+            }
             let origins = Origins::of(set.images(), &cache_from, &spec.base, loader);
-            let Err(e) = self.give(&set, spec, &origins) else {
+            let Err(e) = self.give(&set, spec, &origins, &sent) else {
                 return Ok(set);
             };
             let Some(name) = origins.failed() else {
@@ -130,14 +138,26 @@ impl Builder<'_> {
         Lockers::new(self.specs, online, tools, &path)
     }
 
-    fn give(&self, set: &ImageSet, spec: &ImageSpec, origins: &Origins<'_>) -> Result<()> {
+    /// What sends layers to the first of the image's repositories as soon as they are made.
+    fn ahead(&self, spec: &ImageSpec, loader: &Loader) -> Ahead {
+        let reference = spec.tags.first().map_or("", String::as_str);
+        Ahead::start(reference, loader, self.runtime.handle())
+    }
+
+    fn give(
+        &self,
+        set: &ImageSet,
+        spec: &ImageSpec,
+        origins: &Origins<'_>,
+        sent: &Sent,
+    ) -> Result<()> {
         if !only_pushes(self.args) {
             self.runtime.block_on(origins.bring_all())?;
             return keep(set, spec, self.store);
         }
         keep(set, spec, self.store)?;
         let names = self.args.attest.names(set, &spec.tags)?;
-        let push = registry::push(set, &names, origins, self.reporter);
+        let push = registry::push(set, &names, origins, sent);
         self.runtime.block_on(push)
     }
 
@@ -160,7 +180,7 @@ impl Builder<'_> {
         }
     }
 
-    fn make(&self, cache_from: &CacheFrom) -> Result<ImageSet> {
+    fn make(&self, cache_from: &CacheFrom, ahead: Option<&Ahead>) -> Result<ImageSet> {
         let Self {
             args,
             store,
@@ -173,6 +193,10 @@ impl Builder<'_> {
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let compressors = Compressors::new(threads, self.first()?.compression);
         let natives = natives(&lockers, &settled, &args.env);
+        let made = |layer: &BuiltLayer| {
+            ahead.iter().for_each(|ahead| ahead.take(layer));
+            self.early.iter().for_each(|early| early.take(layer));
+        };
         let mut images = Vec::new();
         for (locker, (lock, ground)) in lockers.each().iter().zip(&settled) {
             let spec = locker.spec;
@@ -190,6 +214,7 @@ impl Builder<'_> {
                 threads: threads.get().min(MOST_LAYERS),
                 cache_from,
                 natives: &natives,
+                made: &made,
             };
             let image = build::build(spec, lock, ground, &tools);
             let image =

@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     image::ImageSet,
     machine::Machine,
-    registry,
+    registry::{self, Sent},
     report::Reporter,
     spec::check,
     store::Store,
@@ -78,7 +78,8 @@ pub(super) fn push(
     loader: &Loader,
 ) -> Result<()> {
     let origins = Origins::none(loader);
-    let pushing = registry::push(set, references, &origins, &loader.reporter);
+    let sent = Sent::default();
+    let pushing = registry::push(set, references, &origins, &sent);
     runtime.block_on(interruptible(pushing))
 }
 

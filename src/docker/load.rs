@@ -10,7 +10,7 @@ use bollard::{
 };
 
 use super::{
-    Daemon, ImageStore, held, is_absent,
+    Daemon, Early, ImageStore, held, is_absent,
     transfer::{Failure, Transfer},
     words,
 };
@@ -27,24 +27,30 @@ const DISK_FULL: &str = "no space left";
 const REFUSES: &str = "does not take the image";
 
 /// Makes the daemon hold the image under these full names; returns the ID that it has there. Layers
-/// that the daemon has already are not sent to it.
+/// that the daemon has already are not sent to it, nor those that it got early.
 ///
 /// Safe to drop: the transfer then stops after the layer that is being sent, because Docker 29 may
 /// hang at the next load after one that was cut off (moby#51623).
 ///
 /// # Errors
 /// When a blob is missing, or the daemon refuses the image or keeps it under another ID.
-pub async fn load(
-    daemon: &Daemon,
-    image: &Image,
-    names: &[String],
-    store: &Store,
-    reporter: &Reporter,
-) -> Result<String> {
+pub async fn load(early: &Early, image: &Image, names: &[String]) -> Result<String> {
     let began = Instant::now();
+    let Early {
+        daemon,
+        store,
+        reporter,
+        ..
+    } = early;
     let (docker, server) = (&daemon.docker, &daemon.facts.server);
     let shown = names.first().map_or("the image", String::as_str);
-    if let Some(id) = held_id(docker, image).await? {
+    let begun = early.begun();
+    let held = match &begun {
+        // What was sent must come to an end.
+        Some(_) => None,
+        None => held_id(docker, image).await?,
+    };
+    if let Some(id) = held {
         for name in names {
             tag(docker, &id, name).await?;
         }
@@ -58,7 +64,7 @@ pub async fn load(
         reporter,
     };
     let all = load.contents(image).await?;
-    let (sent, size) = (load.send(&all, image).await?, all.size());
+    let (sent, size) = (load.send(&all, image, begun).await?, all.size());
     let id = verified(docker, image, names).await?;
     let amount = match sent < size {
         true => format!("{} of {} sent", human_bytes(sent), human_bytes(size)),
@@ -92,13 +98,18 @@ impl Load<'_> {
     }
 
     /// Sends what the daemon lacks; returns how many bytes it was sent.
-    async fn send(&self, all: &Contents, image: &Image) -> Result<u64> {
+    async fn send(
+        &self,
+        all: &Contents,
+        image: &Image,
+        mut begun: Option<Transfer>,
+    ) -> Result<u64> {
         let held = held::layers(self.daemon, image, self.store).await;
         let mut sent = 0;
         if !held.is_empty() {
             let absent = self.absent_names().await;
             let rest = all.clone().only(|place| !held.contains(&place));
-            let (bytes, answer) = self.transfer(rest).await?;
+            let (bytes, answer) = self.transfer(rest, begun.take()).await?;
             match answer {
                 Ok(()) if self.is_whole(image).await? => return Ok(bytes),
                 Err(Failure::Refused(why)) if why.contains(DISK_FULL) => {
@@ -112,7 +123,7 @@ impl Load<'_> {
             self.forget(&absent).await;
             sent = bytes;
         }
-        let (bytes, answer) = self.transfer(all.clone()).await?;
+        let (bytes, answer) = self.transfer(all.clone(), begun).await?;
         match answer {
             Ok(()) => Ok(sent + bytes),
             Err(Failure::Refused(why)) => Err(refused(REFUSES, why)),
@@ -126,15 +137,22 @@ impl Load<'_> {
         Ok(held && !held::is_incomplete(docker, image).await)
     }
 
-    async fn transfer(&self, contents: Contents) -> Result<(u64, Result<(), Failure>)> {
+    async fn transfer(
+        &self,
+        contents: Contents,
+        begun: Option<Transfer>,
+    ) -> Result<(u64, Result<(), Failure>)> {
         let Self {
             daemon,
             names,
             store,
             reporter,
         } = self;
-        let transfer = Transfer::start(daemon, contents, names, store, reporter)?;
-        Ok(transfer.finished().await)
+        let transfer = match begun {
+            Some(begun) => begun,
+            None => Transfer::start(daemon, Some(contents.size()), store, reporter)?,
+        };
+        Ok(transfer.finish(contents, names).await)
     }
 
     /// The names that no image of the daemon has.

@@ -5,6 +5,7 @@
 
 mod connect;
 mod container;
+mod early;
 mod endpoint;
 mod guard;
 mod held;
@@ -20,6 +21,7 @@ pub use connect::{Daemon, Facts, ImageStore, connect};
 pub use container::{
     Channel, GpuRequest, Limits, Outcome, Refusal, RunFile, RunSpec, run as run_container,
 };
+pub use early::Early;
 pub(crate) use load::is_id_of;
 pub use load::load;
 

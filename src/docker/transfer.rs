@@ -4,7 +4,11 @@ use std::{
     collections::HashMap,
     io::Write,
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, Sender, channel},
+    },
     thread,
     time::Duration,
 };
@@ -24,7 +28,7 @@ use super::{
 use crate::{
     error::{Error, Exit, Result},
     report::{Activity, Reporter, Step, Task},
-    sink::{self, ArchiveKind, Contents},
+    sink::{Archive, Blob, Contents},
     store::Store,
 };
 
@@ -42,34 +46,39 @@ pub(super) enum Failure {
     Other(Error),
 }
 
+/// What a transfer sends, one after the other.
+enum Piece {
+    Layer(Blob),
+    /// The other layers, and the image under these names.
+    Image(Contents, Vec<String>),
+}
+
 /// A transfer on a thread of its own, so that it can outlive the future that waits for it.
 pub(super) struct Transfer {
+    pieces: Option<Sender<Piece>>,
     control: Arc<Control>,
     result: Option<oneshot::Receiver<Result<(), Failure>>>,
     reporter: Reporter,
 }
 
 impl Transfer {
-    /// Begins to send an archive.
+    /// Begins to send an archive, of `total` bytes if that is known.
     ///
     /// # Errors
     /// When a thread cannot be started.
     pub(super) fn start(
         daemon: &Daemon,
-        contents: Contents,
-        names: &[String],
+        total: Option<u64>,
         store: &Store,
         reporter: &Reporter,
     ) -> Result<Self> {
         let control = Arc::new(Control::default());
-        let shown = reporter.bytes(
-            Activity::new(Step::Load, "to Docker"),
-            Some(contents.size()),
-        );
+        let shown = reporter.bytes(Activity::new(Step::Load, "to Docker"), total);
         let (pipe, chunks) = Pipe::new(control.clone(), shown);
+        let (pieces, queue) = channel();
         let writer = {
-            let (names, store) = (names.to_owned(), store.clone());
-            thread::spawn(move || write(pipe, &contents, &names, &store))
+            let store = store.clone();
+            thread::spawn(move || write(pipe, &queue, &store))
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -85,14 +94,33 @@ impl Transfer {
             let _ = tell.send(written.map_err(Failure::Other).and(answer));
         });
         Ok(Self {
+            pieces: Some(pieces),
             control,
             result: Some(result),
             reporter: reporter.clone(),
         })
     }
 
-    /// Waits for the daemon's answer; returns how many bytes it was sent, and its answer.
-    pub(super) async fn finished(mut self) -> (u64, Result<(), Failure>) {
+    /// Sends a layer.
+    pub(super) fn layer(&self, blob: Blob) {
+        self.send(Piece::Layer(blob));
+    }
+
+    /// A writer that is gone has failed, and its failure is told at the end.
+    fn send(&self, piece: Piece) {
+        if let Some(pieces) = &self.pieces {
+            let _ = pieces.send(piece);
+        }
+    }
+
+    /// Sends the other layers of an image and gives it these names; waits for the daemon's answer.
+    /// Returns how many bytes it was sent, and its answer.
+    pub(super) async fn finish(
+        mut self,
+        contents: Contents,
+        names: &[String],
+    ) -> (u64, Result<(), Failure>) {
+        self.send(Piece::Image(contents, names.to_owned()));
         let answer = self.answer().await;
         self.result = None;
         (self.control.sent.load(Ordering::Relaxed), answer)
@@ -115,6 +143,7 @@ impl Drop for Transfer {
         let Some(result) = self.result.take() else {
             return;
         };
+        self.pieces = None;
         self.control.stop.store(true, Ordering::Relaxed);
         self.reporter
             .step("Stopping after the layer being sent; Ctrl-C again stops at once");
@@ -126,8 +155,8 @@ impl Drop for Transfer {
 }
 
 /// Writes the archive. A reader that goes away is no failure here: the daemon says why.
-fn write(mut pipe: Pipe, contents: &Contents, names: &[String], store: &Store) -> Result<()> {
-    let mut written = sink::stream(contents, names, ArchiveKind::Docker, store, &mut pipe);
+fn write(mut pipe: Pipe, pieces: &Receiver<Piece>, store: &Store) -> Result<()> {
+    let mut written = archive(&mut pipe, pieces, store);
     if written.is_ok() {
         written = pipe
             .flush()
@@ -142,6 +171,17 @@ fn write(mut pipe: Pipe, contents: &Contents, names: &[String], store: &Store) -
             Err(e)
         }
     }
+}
+
+fn archive(pipe: &mut Pipe, pieces: &Receiver<Piece>, store: &Store) -> Result<()> {
+    let mut archive = Archive::begin(store, pipe)?;
+    for piece in pieces {
+        match piece {
+            Piece::Layer(blob) => archive.layer(&blob)?,
+            Piece::Image(contents, names) => return archive.end(&contents, &names),
+        }
+    }
+    Err(Error::new(Exit::Interrupted, "the image was not finished"))
 }
 
 async fn post(docker: &Docker, chunks: Chunks, unpacked: Task) -> Result<(), Failure> {

@@ -139,7 +139,7 @@ async fn find_image(
                 true => &[],
                 false => &[name.to_owned()],
             };
-            docker::load(daemon, stored.image, names, stored.store, reporter)
+            docker::load(&docker::Early::new(daemon.clone(), stored.store, reporter), stored.image, names)
                 .await
                 .map_err(not_run)?;
             inspect(daemon, name).await?

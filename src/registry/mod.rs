@@ -3,6 +3,7 @@
 //! Base images are pulled with the same [`remote::Remote`] by [`crate::base`].
 
 mod access;
+mod ahead;
 mod api;
 pub mod auth;
 mod body;
@@ -19,5 +20,6 @@ mod trust;
 mod upload;
 
 pub use access::Grant;
+pub use ahead::{Ahead, Sent};
 pub use push::push;
 pub use settings::Settings;

@@ -17,12 +17,14 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use oci_client::{Reference, RegistryOperation};
 
 use super::{
+    Sent,
     failure::Failure,
     remote::{Purpose, Remote, parse_reference},
     upload::{Begun, Blob, Session, Upload, begin},
 };
 use crate::{
     cache_from::Origins,
+    digest::Digest,
     error::{Error, Result},
     image::{BASE_NAME, Document, ImageSet, Manifest},
     report::{Reporter, State, human_bytes},
@@ -30,10 +32,10 @@ use crate::{
 };
 
 /// How many blobs are sent at once.
-const CONCURRENT: usize = 4;
+pub(super) const CONCURRENT: usize = 4;
 
 /// Pushes an image, or the images of an index and then that, to every reference; one without a tag
-/// gets `latest`.
+/// gets `latest`. Blobs that were sent before the image was known are not sent again.
 ///
 /// # Errors
 /// When a reference is not one, a blob is not in the store, or a registry cannot be reached or
@@ -42,8 +44,9 @@ pub async fn push(
     set: &ImageSet,
     references: &[String],
     origins: &Origins<'_>,
-    reporter: &Reporter,
+    sent: &Sent,
 ) -> Result<()> {
+    let reporter = origins.reporter();
     let manifests = set.images().iter();
     let manifests = manifests
         .map(|image| Manifest::parse(&image.manifest))
@@ -66,6 +69,7 @@ pub async fn push(
             sources: &sources,
             origins,
             barred: Mutex::default(),
+            sent: sent.to(remote.reference()),
             remote,
             store,
             reporter,
@@ -116,7 +120,7 @@ fn readable(target: &Target, sources: &[Source], origins: &Origins<'_>) -> Vec<S
     names.into_iter().collect()
 }
 
-fn same_repository(one: &Reference, other: &Reference) -> bool {
+pub(super) fn same_repository(one: &Reference, other: &Reference) -> bool {
     one.registry() == other.registry() && one.repository() == other.repository()
 }
 
@@ -205,6 +209,8 @@ struct Push<'a> {
     origins: &'a Origins<'a>,
     /// Repositories that may not be read.
     barred: Mutex<BTreeSet<String>>,
+    /// What the repository got before the image was known.
+    sent: BTreeSet<Digest>,
     remote: Remote,
     store: &'a Store,
     reporter: &'a Reporter,
@@ -256,6 +262,9 @@ impl Push<'_> {
     /// Looks for it, else has it mounted, else sends it.
     async fn send_blob(&self, blob: &Blob, look: bool) -> Result<Came> {
         let mut session = None;
+        if look && self.sent.contains(&blob.digest) {
+            return Ok(Came::Uploaded);
+        }
         if look {
             let digest = &blob.digest;
             let there = self.remote.retrying(|| self.remote.has_blob(digest));
@@ -366,7 +375,6 @@ fn summary(came: &[Came]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Digest;
 
     #[test]
     fn a_repository_is_visited_once() {

@@ -59,7 +59,8 @@ pub fn write_archive(
     let written = atomically(dest, size, |file| {
         let file = Watched::new(file, folder_of(dest).to_owned(), Some(size));
         let mut out = io::BufWriter::with_capacity(1 << 20, file);
-        match parts.stream(kind, store, &mut out) {
+        let written = Archive::begin(store, &mut out).and_then(|archive| parts.write(kind, archive));
+        match written {
             Ok(()) => out.flush(),
             Err(e) => {
                 failure = Some(e);
@@ -70,23 +71,59 @@ pub fn write_archive(
     failure.map_or(written, Err)
 }
 
-/// Writes an archive to any writer. The same contents give the same bytes.
-///
-/// # Errors
-/// When a blob is missing or the writer fails.
-pub fn stream(
-    contents: &Contents,
-    names: &[String],
-    kind: ArchiveKind,
-    store: &Store,
-    out: &mut dyn Write,
-) -> Result<()> {
-    let parts = Parts {
-        contents: slice::from_ref(contents),
-        index: None,
-        names,
-    };
-    parts.stream(kind, store, out)
+/// An archive that is written layer by layer, to any writer.
+pub struct Archive<'a> {
+    tar: Builder<&'a mut dyn Write>,
+    store: &'a Store,
+    written: BTreeSet<Digest>,
+}
+
+impl<'a> Archive<'a> {
+    /// Begins one.
+    ///
+    /// # Errors
+    /// When the writer fails.
+    pub fn begin(store: &'a Store, out: &'a mut dyn Write) -> Result<Self> {
+        let mut tar = Builder::new(out);
+        for folder in ["blobs/", "blobs/sha256/"] {
+            directory(&mut tar, folder).map_err(failed)?;
+        }
+        Ok(Self {
+            tar,
+            store,
+            written: BTreeSet::new(),
+        })
+    }
+
+    /// Writes a layer, unless it is there.
+    ///
+    /// # Errors
+    /// When the blob is missing or the writer fails.
+    pub fn layer(&mut self, blob: &Blob) -> Result<()> {
+        if !self.written.insert(blob.digest) {
+            return Ok(());
+        }
+        let (name, content) = (blob_name(&blob.digest), blob.open(self.store)?);
+        file(&mut self.tar, &name, blob.size, content).map_err(failed)
+    }
+
+    /// Writes the other layers, and then for Docker what they are together. The same layers in the
+    /// same order give the same bytes.
+    ///
+    /// # Errors
+    /// As [`Archive::layer`].
+    pub fn end(self, contents: &Contents, names: &[String]) -> Result<()> {
+        let parts = Parts {
+            contents: slice::from_ref(contents),
+            index: None,
+            names,
+        };
+        parts.write(ArchiveKind::Docker, self)
+    }
+}
+
+fn failed(e: io::Error) -> Error {
+    Error::of_io("cannot write the image archive", e)
 }
 
 /// What goes into an archive.
@@ -98,15 +135,11 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn stream(&self, kind: ArchiveKind, store: &Store, out: &mut dyn Write) -> Result<()> {
-        let failed = |e| Error::of_io("cannot write the image archive", e);
-        let mut tar = Builder::new(out);
-        directory(&mut tar, "blobs/").map_err(failed)?;
-        directory(&mut tar, "blobs/sha256/").map_err(failed)?;
+    fn write(&self, kind: ArchiveKind, mut archive: Archive<'_>) -> Result<()> {
         for blob in self.blobs() {
-            let name = blob_name(&blob.digest);
-            file(&mut tar, &name, blob.size, blob.open(store)?).map_err(failed)?;
+            archive.layer(&blob)?;
         }
+        let mut tar = archive.tar;
         for (name, bytes) in self.documents(kind)? {
             file(&mut tar, &name, bytes.len() as u64, &bytes[..]).map_err(failed)?;
         }

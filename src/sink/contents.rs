@@ -10,7 +10,7 @@ use crate::{
     digest::Digest,
     error::{Error, Result},
     image::{Image, KEY_ANNOTATION, Layer},
-    store::Store,
+    store::{BuiltLayer, Store},
 };
 
 /// What an archive holds: an image as its documents describe it, and some of its layers.
@@ -29,11 +29,12 @@ struct Source {
 }
 
 /// A layer in an archive.
-pub(super) struct Blob {
+#[derive(Clone, Copy, Debug)]
+pub struct Blob {
     /// The sha256 of what is written.
-    pub digest: Digest,
+    pub(super) digest: Digest,
     /// The size of what is written, in bytes.
-    pub size: u64,
+    pub(super) size: u64,
     source: Source,
 }
 
@@ -107,6 +108,35 @@ impl Contents {
 }
 
 impl Blob {
+    /// A layer as the store has it.
+    pub fn stored(layer: &BuiltLayer) -> Self {
+        let source = Source {
+            stored: layer.digest,
+            unpack: Packing::Plain,
+        };
+        Self {
+            digest: layer.digest,
+            size: layer.size,
+            source,
+        }
+    }
+
+    /// A layer as the plain tar that [`Contents::plain`] has of it; none where its size is not known.
+    ///
+    /// # Errors
+    /// When the store lacks it.
+    pub fn plain(layer: &BuiltLayer, store: &Store) -> Result<Option<Self>> {
+        let unpack = media::sniff_blob(store, &layer.digest)?;
+        Ok(layer.unpacked.map(|size| Self {
+            digest: layer.diff_id.0,
+            size,
+            source: Source {
+                stored: layer.digest,
+                unpack,
+            },
+        }))
+    }
+
     /// The bytes to write.
     pub(super) fn open(&self, store: &Store) -> Result<Box<dyn Read>> {
         let failed = |e| Error::io("read", store.blob_path(&self.source.stored), e);

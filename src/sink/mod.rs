@@ -10,8 +10,8 @@ use std::{
     str::FromStr,
 };
 
-pub use archive::{ArchiveKind, stream, write_archive};
-pub use contents::Contents;
+pub use archive::{Archive, ArchiveKind, write_archive};
+pub use contents::{Blob, Contents};
 pub use layout::write_layout;
 
 use crate::error::{Error, Result};

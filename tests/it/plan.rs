@@ -271,6 +271,7 @@ fn build_with(
         threads: 2,
         cache_from: &CacheFrom::default(),
         natives: &[],
+        made: &|_| {},
     };
     let ground = Ground {
         image: BaseImage::scratch(),
