@@ -81,10 +81,17 @@ pub(super) struct LayerTask<'a> {
 pub(super) struct Infos(Mutex<HashMap<Digest, Arc<PackageInfo>>>);
 
 impl Infos {
-    /// Keeps what a package says.
-    pub(super) fn put(&self, package: Digest, info: PackageInfo) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(package, Arc::new(info));
+    /// Keeps what a conda package says.
+    ///
+    /// # Errors
+    /// When it has no sha256.
+    pub(super) fn put(&self, package: Locked<'_>, info: Option<PackageInfo>) -> Result<()> {
+        if let (Locked::Conda(record), Some(info)) = (package, info) {
+            let package = fetch::sha256_of(record)?;
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(package, Arc::new(info));
+        }
+        Ok(())
     }
 
     fn of(

@@ -5,6 +5,7 @@ mod dry_run_earlier;
 mod dry_run_plan;
 mod dry_run_side;
 mod dry_run_text;
+mod earlier;
 mod environment;
 mod layers;
 mod line;
@@ -35,6 +36,7 @@ use crate::{
     code,
     digest::Digest,
     error::Result,
+    fetch::Fetcher,
     gate::{self, Facts},
     image::{self, ENTRYPOINT_LABEL, Image, ImageSettings, PREFIX_LABEL},
     layer::Compressors,
@@ -79,6 +81,14 @@ impl Tools<'_> {
     fn known_layer(&self, key: &Digest) -> Option<BuiltLayer> {
         let remote = || self.cache_from.layer(key).map(|(layer, _)| layer);
         self.store.built_layer(key).or_else(remote)
+    }
+
+    fn fetcher(&self) -> Fetcher<'_> {
+        Fetcher {
+            client: self.client,
+            store: self.store,
+            reporter: self.reporter,
+        }
     }
 
     /// What compiling Python files needs of them.

@@ -12,7 +12,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Tools,
+    Tools, earlier,
     environment::{Environment, check_overwrites, warn},
     layers::{Infos, Maker},
     line::{Claim, Line, Step},
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     digest::Digest,
     error::{Error, Exit, Result},
-    fetch::{self, Fetcher, Wanted},
+    fetch::{self, Wanted},
     package::{Survey, survey},
     plan::Locked,
 };
@@ -90,7 +90,11 @@ impl Pipeline<'_, '_> {
     /// Finds out what is known already.
     fn begin(&self) -> Result<()> {
         for (index, site) in self.sites.iter().enumerate() {
-            let line = match site.known(self.tools.store, self.tools.cache_from)? {
+            let known = match site.known(self.tools.store, self.tools.cache_from)? {
+                None => earlier::survey(site, &self.infos, self.tools)?,
+                known => known,
+            };
+            let line = match known {
                 None => Line::unsurveyed(site, self.tools.store),
                 Some(known) => {
                     self.check(&known)?;
@@ -136,17 +140,7 @@ impl Pipeline<'_, '_> {
             .into_iter()
             .flat_map(|(_, index, positions)| positions.into_iter().map(move |one| (index, one)));
         let (wanted, places) = self.once_each(places)?;
-        let Tools {
-            client,
-            store,
-            reporter,
-            ..
-        } = *self.tools;
-        let fetcher = Fetcher {
-            client,
-            store,
-            reporter,
-        };
+        let fetcher = self.tools.fetcher();
         let arrived = |one: usize| self.arrived(places.get(one).map_or(&[], Vec::as_slice));
         self.tools.runtime.block_on(async {
             tokio::select! {
@@ -168,12 +162,11 @@ impl Pipeline<'_, '_> {
             let Some(package) = site.package(position) else {
                 continue;
             };
-            let (hash, one) = match package {
-                Locked::Conda(record) => {
-                    ((false, fetch::sha256_of(record)?), Wanted::Conda(record))
-                }
-                Locked::Wheel(wheel) => ((true, wheel.sha256), Wanted::Wheel(wheel, site.pip)),
+            let hash = match package {
+                Locked::Conda(record) => (false, fetch::sha256_of(record)?),
+                Locked::Wheel(wheel) => (true, wheel.sha256),
             };
+            let one = site.wanted(package);
             let at = *known.entry(hash).or_insert(wanted.len());
             match waiting.get_mut(at) {
                 Some(places) => places.push((index, position)),
@@ -229,7 +222,7 @@ impl Pipeline<'_, '_> {
                 Ok(())
             }
             Step::Survey { whole: true } => {
-                let found = survey(&self.with(index, |line| line.contents())?)?;
+                let found = site.surveyed(&self.with(index, |line| line.contents())?)?;
                 site.keep(&found, self.tools.store)?;
                 self.check(&found)?;
                 self.settle(index, site, found)
@@ -243,9 +236,7 @@ impl Pipeline<'_, '_> {
             return Ok(());
         };
         let (contents, info) = site.open(package, self.tools.store, &self.tools.decoders)?;
-        if let (Locked::Conda(record), Some(info)) = (package, info) {
-            self.infos.put(fetch::sha256_of(record)?, info);
-        }
+        self.infos.put(package, info)?;
         self.then(index, |line| line.opened(position, contents, site));
         Ok(())
     }

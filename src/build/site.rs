@@ -1,21 +1,22 @@
 //! One prefix of the image before anything is made: what goes there, and what is known of it.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{borrow::Borrow, collections::BTreeMap, path::Path};
 
 use rattler_conda_types::RepoDataRecord;
 use rattler_digest::{Md5, compute_file_digest};
+use serde::Serialize;
 
 use super::{layers::Place, parallel::in_parallel, wheels};
 use crate::{
     cache_from::CacheFrom,
     digest::Digest,
     error::{Error, Exit, Result, chain},
-    fetch,
+    fetch::{self, Wanted},
     layer::Compression,
     lock::LockedEnv,
     package::{
         ArchiveError, ArchiveKind, Contents, Decoders, InfoFiles, PackageArchive, PackageInfo,
-        Prefix, Survey, contents, place, survey,
+        Prefix, Survey, contents, outlines, place, survey,
     },
     plan::{self, Budget, LayerPlan, Locked},
     pyc::Compiler,
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// Changes whenever the same packages would give another survey.
-const SURVEY_FORMAT: &str = "imgbuild-survey-3";
+const SURVEY_FORMAT: &str = "imgbuild-survey-4";
 
 /// A prefix of the image and what goes there.
 pub(super) struct Site<'a> {
@@ -99,6 +100,14 @@ impl<'a> Site<'a> {
         }
     }
 
+    /// How a package is brought.
+    pub(super) fn wanted(&self, package: Locked<'a>) -> Wanted<'a> {
+        match package {
+            Locked::Conda(record) => Wanted::Conda(record),
+            Locked::Wheel(wheel) => Wanted::Wheel(wheel, self.pip),
+        }
+    }
+
     /// Whether the store has every package.
     pub(super) fn is_here(&self, store: &Store) -> bool {
         self.packages().all(|package| is_here(package, store))
@@ -111,9 +120,39 @@ impl<'a> Site<'a> {
         let all = in_parallel(&packages, threads, |package| {
             Ok(self.open(*package, store, &decoders)?.0)
         })?;
-        let found = survey(&all)?;
+        let found = self.surveyed(&all)?;
         self.keep(&found, store)?;
         Ok(found)
+    }
+
+    /// What the packages, given in their order, mean together.
+    pub(super) fn surveyed(&self, all: &[impl Borrow<Contents>]) -> Result<Survey> {
+        let mut found = survey(all)?;
+        let sources: Vec<Digest> = self
+            .packages()
+            .map(|one| self.source(one))
+            .collect::<Result<_>>()?;
+        found.outlines = sources.into_iter().zip(outlines(all)).collect();
+        Ok(found)
+    }
+
+    /// What a package is known by in a survey of other packages: all that its paths depend on.
+    pub(super) fn source(&self, package: Locked<'_>) -> Result<Digest> {
+        let sha256 = match package {
+            Locked::Conda(record) => fetch::sha256_of(record)?,
+            Locked::Wheel(wheel) => wheel.sha256,
+        };
+        key(&(SURVEY_FORMAT, self.python(), package.id(), sha256))
+    }
+
+    fn python(&self) -> Option<impl Serialize> {
+        self.prefix.python.as_ref().map(|python| {
+            (
+                python.short_version,
+                &python.site_packages_path,
+                &python.bin_dir,
+            )
+        })
     }
 
     /// Keeps what the packages mean together.
@@ -182,17 +221,14 @@ impl<'a> Site<'a> {
             .iter()
             .map(|wheel| (&wheel.name, wheel.sha256))
             .collect();
-        let python = self.prefix.python.as_ref().map(|python| {
-            (
-                python.short_version,
-                &python.site_packages_path,
-                &python.bin_dir,
-            )
-        });
-        serde_json::to_vec(&(SURVEY_FORMAT, python, packages, wheels))
-            .map(|bytes| Digest::of(&bytes))
-            .map_err(|e| Error::new(Exit::Internal, "cannot make a survey key").why(e))
+        key(&(SURVEY_FORMAT, self.python(), packages, wheels))
     }
+}
+
+fn key(of: &impl Serialize) -> Result<Digest> {
+    serde_json::to_vec(of)
+        .map(|bytes| Digest::of(&bytes))
+        .map_err(|e| Error::new(Exit::Internal, "cannot make a survey key").why(e))
 }
 
 /// Whether the store has a package. A lock that has no sha256 of it does not tell.

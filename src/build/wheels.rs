@@ -1,6 +1,9 @@
 //! The pip packages of a prefix: from the lock through the store into a layer.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use crate::{
     error::{Error, Result},
@@ -32,6 +35,8 @@ pub(super) fn contents(wheel: &LockedWheel, prefix: &Prefix, store: &Store) -> R
         id: wheel_id(&wheel.name),
         place: format!("wheel {}", wheel.file_name()),
         compiled: compiled(&targets, prefix),
+        projects: BTreeMap::new(),
+        claims: None,
         targets,
         size,
         md5: None,

@@ -112,6 +112,21 @@ impl CacheFrom {
             .cloned()
     }
 
+    /// The survey that tells of the most of these packages, and the reference that has it.
+    pub fn survey_of_most(&self, sources: &[Digest]) -> Option<(&Survey, &str)> {
+        let surveys = self.images.iter().flat_map(|earlier| {
+            let notes = earlier.notes.iter();
+            let surveys = notes.flat_map(|notes| notes.surveys.values());
+            surveys.map(|survey| (survey, earlier.name.as_str()))
+        });
+        let told = |survey: &Survey| {
+            let told = sources.iter();
+            let told = told.filter(|source| survey.outlines.contains_key(source));
+            told.count()
+        };
+        surveys.rev().max_by_key(|(survey, _)| told(survey))
+    }
+
     /// What is to be known of a base image, of which only the documents are here.
     pub fn ground(&self, base: &BaseImage, paths: &BTreeSet<String>) -> Option<Ground> {
         let mut grounds = self.images.iter().filter_map(|earlier| {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     archive::PackageInfo,
+    outline::{Claims, Outline},
     prefix::{Exclusions, Prefix, place, pyc_target, target_paths},
 };
 use crate::{
@@ -30,6 +31,11 @@ pub struct Contents {
     pub targets: Vec<Target>,
     /// Where the compiled forms of its Python sources go that it may not ship ([`compiled`]).
     pub compiled: Vec<PathBuf>,
+    /// The projects that a conda package has installed where pip looks for them, as ids of their
+    /// wheels, and that `site-packages`.
+    pub projects: BTreeMap<String, PathBuf>,
+    /// What stands for most of its paths, where the package was not opened.
+    pub claims: Option<Claims>,
     /// The size of its archive in bytes.
     pub size: u64,
     /// The md5 of its archive, where it had to be computed.
@@ -41,7 +47,7 @@ pub struct Contents {
 }
 
 /// One path of a package in the prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// The path.
     pub path: PathBuf,
@@ -73,6 +79,8 @@ pub struct Survey {
     pub md5s: BTreeMap<String, String>,
     /// When the newest package was built, in seconds since the epoch.
     pub built_at: u64,
+    /// Each package among the others, by what it is known by: for surveys of other sets.
+    pub outlines: BTreeMap<Digest, Outline>,
 }
 
 /// A path that more than one package ships.
@@ -144,6 +152,8 @@ pub fn contents(
             true => compiled(&targets, prefix),
             false => Vec::new(),
         },
+        projects: projects(&targets),
+        claims: None,
         targets,
         size,
         md5: None,
@@ -161,8 +171,18 @@ pub fn compiled(targets: &[Target], prefix: &Prefix) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The projects that lie in `site-packages`.
+pub(super) fn projects(targets: &[Target]) -> BTreeMap<String, PathBuf> {
+    let found = targets.iter().filter_map(|target| {
+        let (project, site) = installed_project(&target.path)?;
+        Some((wheel_id(&project), site.to_owned()))
+    });
+    found.collect()
+}
+
 /// Surveys packages given in the order in which they would be installed: conda packages in
-/// topological order, dependencies first, then wheels by name.
+/// topological order, dependencies first, then wheels by name. Those that were not opened must be
+/// untouched by the others ([`touched`](super::touched)).
 ///
 /// # Errors
 /// When one package's file is another's folder.
@@ -218,13 +238,8 @@ impl Survey {
     }
 
     fn note(&mut self, package: &str, target: &Path) {
-        let folder = target.parent().unwrap_or(Path::new(""));
-        let file = target.file_name().and_then(|f| f.to_str()).unwrap_or("");
-        if folder == Path::new("etc/conda/activate.d") && file.ends_with(".sh") {
-            self.activation = true;
-        }
-        let scripts = ["pre-link", "post-link"].map(|kind| format!(".{package}-{kind}.sh"));
-        if folder == Path::new("bin") && scripts.iter().any(|script| script == file) {
+        self.activation |= is_activation(target);
+        if is_link_script(package, target) {
             self.link_scripts.push(LinkScript {
                 package: package.to_owned(),
                 path: target.to_path_buf(),
@@ -236,19 +251,13 @@ impl Survey {
     /// pip finds one installed: what else of it is in `site-packages` goes too, since modules of
     /// two versions beside each other break.
     fn replace(&mut self, packages: &[&Contents]) {
-        let conda = packages
-            .iter()
-            .copied()
-            .filter(|p| !p.id.starts_with(WHEEL));
-        let known: HashMap<String, (&Contents, &Path)> = conda
-            .flat_map(|package| package.targets.iter().map(move |target| (package, target)))
-            .filter_map(|(package, target)| {
-                let (project, site) = installed_project(&target.path)?;
-                Some((wheel_id(&project), (package, site)))
-            })
-            .collect();
+        let installed = packages.iter().flat_map(|package| {
+            let projects = package.projects.iter();
+            projects.map(move |(project, site)| (project.as_str(), (*package, site)))
+        });
+        let known: HashMap<&str, (&Contents, &PathBuf)> = installed.collect();
         for wheel in packages {
-            let Some((package, site)) = known.get(&wheel.id) else {
+            let Some((package, site)) = known.get(wheel.id.as_str()) else {
                 continue;
             };
             let files = package.targets.iter().filter(|target| !target.folder);
@@ -275,6 +284,23 @@ impl Survey {
             loser: loser.to_owned(),
         });
     }
+}
+
+/// Whether a survey tells of the path.
+pub(super) fn is_noted(package: &str, target: &Path) -> bool {
+    is_activation(target) || is_link_script(package, target)
+}
+
+fn is_activation(target: &Path) -> bool {
+    let folder = target.parent();
+    folder == Some(Path::new("etc/conda/activate.d"))
+        && target.extension().is_some_and(|kind| kind == "sh")
+}
+
+fn is_link_script(package: &str, target: &Path) -> bool {
+    let name = target.strip_prefix("bin").ok().and_then(Path::to_str);
+    let script = name.and_then(|name| name.strip_prefix('.')?.strip_prefix(package));
+    matches!(script, Some("-pre-link.sh" | "-post-link.sh"))
 }
 
 /// The project, normalised, whose metadata lies at `site-packages/NAME-VERSION.dist-info` or
@@ -346,11 +372,17 @@ mod tests {
             folder: content.is_empty(),
             sha256: (*content != "?").then(|| Digest::of(content.as_bytes())),
         };
+        let targets: Vec<Target> = targets.iter().map(target).collect();
         Contents {
             id: id.into(),
             place: format!("package {id}"),
-            targets: targets.iter().map(target).collect(),
             compiled: Vec::new(),
+            projects: match id.starts_with(WHEEL) {
+                true => BTreeMap::new(),
+                false => projects(&targets),
+            },
+            targets,
+            claims: None,
             size: 10,
             md5: None,
             built_at: id.len() as u64,

@@ -3,6 +3,7 @@
 mod lies;
 
 use std::{
+    collections::BTreeSet,
     fs,
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
@@ -76,6 +77,12 @@ impl World {
         project
     }
 
+    /// The names of the packages that were asked for.
+    fn asked(&self) -> BTreeSet<String> {
+        let files = [".conda", ".tar.bz2"].map(|kind| self.channel.gets(kind));
+        files.concat().iter().map(|path| name_of(path)).collect()
+    }
+
     fn packages(&self) -> usize {
         self.channel.gets(".conda").len() + self.channel.gets(".tar.bz2").len()
     }
@@ -89,6 +96,27 @@ impl World {
         };
         (count("GET "), count("PUT "))
     }
+}
+
+/// The name of a package by its file.
+fn name_of(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap();
+    let name = file.rsplitn(3, '-').last().unwrap();
+    name.to_owned()
+}
+
+/// The packages in one layer with another.
+fn layer_of(project: &Project, package: &str) -> BTreeSet<String> {
+    let args = ["build", "env.yml", "--dry-run", "--format", "json"];
+    let plan: serde_json::Value = serde_json::from_str(&project.ok(&args).stdout).unwrap();
+    let layers = plan["layers"].as_array().unwrap().iter().map(|layer| {
+        let packages = layer["packages"].as_array().unwrap().iter();
+        packages
+            .map(|package| package["name"].as_str().unwrap().to_owned())
+            .collect()
+    });
+    let mut layers = layers.filter(|layer: &BTreeSet<String>| layer.contains(package));
+    layers.next().unwrap()
 }
 
 /// Builds; what is not in the cache cannot be checked there.
@@ -236,9 +264,18 @@ fn what_one_package_changes_is_made_and_the_rest_is_taken_over() {
     let second = world.machine(&first);
     let output = built(&second, &["-t", &name, "--push", "--locked"]);
     assert_eq!(made(&output), 1, "{}", output.stderr);
+    assert_eq!(world.asked(), layer_of(&first, "hello-demo"));
     // The package's layer, the state's and the config.
     assert_eq!(world.blobs().1, 3, "{:?}", world.registry.log());
     check(&second, &name, output.digest());
+    // The image is the one that a machine makes that has to ask all.
+    let third = world.machine(&first);
+    let alone = built(
+        &third,
+        &["-t", &name, "--push", "--locked", "--cache-from", ""],
+    );
+    assert_eq!(alone.digest(), output.digest());
+    assert!(world.packages() > 5);
 }
 
 #[test]
