@@ -1,9 +1,9 @@
 //! Layers taken over from earlier images in a registry.
 
+mod changed;
 mod lies;
 
 use std::{
-    collections::BTreeSet,
     fs,
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
@@ -77,12 +77,6 @@ impl World {
         project
     }
 
-    /// The names of the packages that were asked for.
-    fn asked(&self) -> BTreeSet<String> {
-        let files = [".conda", ".tar.bz2"].map(|kind| self.channel.gets(kind));
-        files.concat().iter().map(|path| name_of(path)).collect()
-    }
-
     fn packages(&self) -> usize {
         self.channel.gets(".conda").len() + self.channel.gets(".tar.bz2").len()
     }
@@ -96,27 +90,6 @@ impl World {
         };
         (count("GET "), count("PUT "))
     }
-}
-
-/// The name of a package by its file.
-fn name_of(path: &str) -> String {
-    let file = path.rsplit('/').next().unwrap();
-    let name = file.rsplitn(3, '-').last().unwrap();
-    name.to_owned()
-}
-
-/// The packages in one layer with another.
-fn layer_of(project: &Project, package: &str) -> BTreeSet<String> {
-    let args = ["build", "env.yml", "--dry-run", "--format", "json"];
-    let plan: serde_json::Value = serde_json::from_str(&project.ok(&args).stdout).unwrap();
-    let layers = plan["layers"].as_array().unwrap().iter().map(|layer| {
-        let packages = layer["packages"].as_array().unwrap().iter();
-        packages
-            .map(|package| package["name"].as_str().unwrap().to_owned())
-            .collect()
-    });
-    let mut layers = layers.filter(|layer: &BTreeSet<String>| layer.contains(package));
-    layers.next().unwrap()
 }
 
 /// Builds; what is not in the cache cannot be checked there.
@@ -248,34 +221,6 @@ fn what_a_sink_needs_is_fetched_and_what_a_registry_has_is_mounted() {
     // Now it is whole here.
     world.registry.clear();
     fourth.ok(&["push", "a:1", &world.name()]);
-}
-
-#[test]
-fn what_one_package_changes_is_made_and_the_rest_is_taken_over() {
-    let world = World::new();
-    let (first, name) = (world.project(&SPECS), world.name());
-    built(&first, &["-t", &name, "--push"]);
-    let newer = SPECS.map(|spec| spec.replace("hello-demo=1.0", "hello-demo=1.1"));
-    first.write_env(&env(
-        &world.channel.url,
-        &newer.each_ref().map(|spec| spec.as_str()),
-    ));
-    first.ok(&["lock", "env.yml"]);
-    let second = world.machine(&first);
-    let output = built(&second, &["-t", &name, "--push", "--locked"]);
-    assert_eq!(made(&output), 1, "{}", output.stderr);
-    assert_eq!(world.asked(), layer_of(&first, "hello-demo"));
-    // The package's layer, the state's and the config.
-    assert_eq!(world.blobs().1, 3, "{:?}", world.registry.log());
-    check(&second, &name, output.digest());
-    // The image is the one that a machine makes that has to ask all.
-    let third = world.machine(&first);
-    let alone = built(
-        &third,
-        &["-t", &name, "--push", "--locked", "--cache-from", ""],
-    );
-    assert_eq!(alone.digest(), output.digest());
-    assert!(world.packages() > 5);
 }
 
 #[test]
