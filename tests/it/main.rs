@@ -10,6 +10,7 @@ mod conda_meta;
 mod determinism;
 mod diff;
 mod docker;
+mod early;
 mod faults;
 mod faulty;
 mod gate;
