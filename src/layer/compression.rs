@@ -32,6 +32,15 @@ fn levels(codec: Packing) -> RangeInclusive<u32> {
     }
 }
 
+/// The level of a codec that is named without one. gzip is for old engines and gets its own
+/// default: what is pulled more often than it is made should be small.
+fn default_level(codec: Packing) -> u32 {
+    match codec {
+        Packing::Gzip => 6,
+        other => *levels(other).start(),
+    }
+}
+
 impl Default for Compression {
     /// zstd's level 1: smaller than gzip's level 6, at ten times its speed.
     fn default() -> Self {
@@ -116,7 +125,7 @@ impl FromStr for Compression {
             .ok_or_else(|| "use zstd, gzip or none, with a level if you like: zstd:3".to_owned())?;
         let levels = levels(codec);
         let level = match level {
-            None => *levels.start(),
+            None => default_level(codec),
             Some(_) if codec == Packing::Plain => {
                 return Err("none has no level".into());
             }
@@ -152,7 +161,7 @@ mod tests {
         for (text, shown) in [
             ("zstd", "zstd:1"),
             ("zstd:19", "zstd:19"),
-            ("gzip", "gzip:1"),
+            ("gzip", "gzip:6"),
             ("gzip:9", "gzip:9"),
             ("none", "none"),
         ] {
