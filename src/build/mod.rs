@@ -196,6 +196,10 @@ fn sites<'a>(
             budget,
             compression: spec.compression,
             requested: specs.iter().map(|spec| spec.text.clone()).collect(),
+            names: specs
+                .iter()
+                .map(|spec| spec.match_spec.name.to_string())
+                .collect(),
         })
     };
     let mut all = Vec::new();

@@ -1,6 +1,10 @@
 //! One prefix of the image before anything is made: what goes there, and what is known of it.
 
-use std::{borrow::Borrow, collections::BTreeMap, path::Path};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use rattler_conda_types::RepoDataRecord;
 use rattler_digest::{Md5, compute_file_digest};
@@ -47,6 +51,8 @@ pub(super) struct Site<'a> {
     pub compression: Compression,
     /// The specs that asked for the packages, as the user wrote them.
     pub requested: Vec<String>,
+    /// The names in these.
+    pub names: BTreeSet<String>,
 }
 
 /// Which of an image's prefixes it is.
@@ -157,7 +163,21 @@ impl<'a> Site<'a> {
 
     /// Keeps what the packages mean together.
     pub(super) fn keep(&self, survey: &Survey, store: &Store) -> Result<()> {
-        store.put_survey(&self.key()?, survey)
+        let key = self.key()?;
+        store.put_survey(&key, survey)?;
+        store.put_survey(&self.wishes()?, &key)
+    }
+
+    /// The survey that was kept last where the same was asked for.
+    pub(super) fn last(&self, store: &Store) -> Result<Option<Survey>> {
+        let key: Option<Digest> = store.survey(&self.wishes()?);
+        Ok(key.and_then(|key| store.survey(&key)))
+    }
+
+    /// The key of what the user asks for, whatever versions of it.
+    fn wishes(&self) -> Result<Digest> {
+        let prefix = &self.prefix.path;
+        key(&(SURVEY_FORMAT, "of", prefix, self.python(), &self.names))
     }
 
     /// What a package that the store has brings, and what it says of itself.

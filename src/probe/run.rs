@@ -139,9 +139,13 @@ async fn find_image(
                 true => &[],
                 false => &[name.to_owned()],
             };
-            docker::load(&docker::Early::new(daemon.clone(), stored.store, reporter), stored.image, names)
-                .await
-                .map_err(not_run)?;
+            docker::load(
+                &docker::Early::new(daemon.clone(), stored.store, reporter),
+                stored.image,
+                names,
+            )
+            .await
+            .map_err(not_run)?;
             inspect(daemon, name).await?
         }
         (found, None) => found,

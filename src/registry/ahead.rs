@@ -18,12 +18,7 @@ use super::{
     remote::{Purpose, Remote},
     upload::{Blob, Upload},
 };
-use crate::{
-    base::Loader,
-    digest::Digest,
-    error::Result,
-    store::BuiltLayer,
-};
+use crate::{base::Loader, digest::Digest, error::Result, store::BuiltLayer};
 
 /// A push that begins while layers are still being made. Dropped, it ends.
 pub struct Ahead {

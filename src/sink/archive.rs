@@ -59,7 +59,8 @@ pub fn write_archive(
     let written = atomically(dest, size, |file| {
         let file = Watched::new(file, folder_of(dest).to_owned(), Some(size));
         let mut out = io::BufWriter::with_capacity(1 << 20, file);
-        let written = Archive::begin(store, &mut out).and_then(|archive| parts.write(kind, archive));
+        let written =
+            Archive::begin(store, &mut out).and_then(|archive| parts.write(kind, archive));
         match written {
             Ok(()) => out.flush(),
             Err(e) => {

@@ -146,6 +146,38 @@ fn what_a_survey_knows_is_made_while_packages_come() {
 }
 
 #[test]
+fn packages_that_did_not_change_are_not_opened_again() {
+    let newer = "hello-demo-1.1-0.conda";
+    let mini = Mini::of(&[HELLO, newer, GENERIC, TZDATA]);
+    let specs = ["hello-demo", "generic-demo", "tzdata"];
+    let (server, project) = project(mini, &["hello-demo=1.0", specs[1], specs[2]], |_, _, _| {
+        Fault::Fine
+    });
+    build(&project);
+    // To be opened they would have to come again.
+    remove_files(&project.cache.join("packages"));
+    server.clear();
+    project
+        .write_env(&env(&server.url, &["hello-demo=1.0", specs[1], specs[2]]).replace("=1.0", ""));
+    project.ok(&["lock", "env.yml", "--update-all"]);
+    let output = build(&project);
+    let asked: Vec<String> = server
+        .gets(".conda")
+        .into_iter()
+        .chain(server.gets(".bz2"))
+        .collect();
+    assert!(
+        matches!(&asked[..], [one] if one.ends_with(newer)),
+        "{asked:?}\n{}",
+        output.stderr
+    );
+    for folder in ["surveys", "layers"] {
+        remove_files(&project.cache.join(folder));
+    }
+    assert_eq!(build(&project).digest(), output.digest());
+}
+
+#[test]
 fn neither_the_order_of_arrival_nor_threads_matter() {
     let files = [
         HELLO,
