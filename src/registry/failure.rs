@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use oci_client::RegistryOperation;
 
-use super::{problem::Problem, remote::Remote};
+use super::{
+    problem::{Problem, certificate_alert},
+    remote::Remote,
+};
 use crate::error::{Error, chain};
 
 /// A failed attempt, and whether another one may fare better.
@@ -56,7 +59,9 @@ impl Remote {
                 passes
             }
             // One that was there a moment ago may be restarting.
-            Problem::Broken(error) => self.was_reached() || interrupted(error),
+            Problem::Broken(error) => {
+                (self.was_reached() || interrupted(error)) && certificate_alert(error).is_none()
+            }
             Problem::Silent(_) => true,
             Problem::Login(_) | Problem::Misdirected(_) | Problem::Odd(_) | Problem::Local(_) => {
                 false
@@ -79,6 +84,11 @@ impl Remote {
 
     /// One message that names the reference, the cause and the way out.
     pub fn explain(&self, problem: Problem) -> Error {
+        if let Problem::Broken(error) = &problem
+            && let Some(alert) = certificate_alert(error)
+        {
+            return self.explain_certificate(alert);
+        }
         let failed = self.cannot().why(problem.words());
         let login = self.login_command();
         match (problem.status(), self.operation(), problem) {
@@ -109,6 +119,25 @@ impl Remote {
                 "check the network; a registry that thinks for long: --registry-timeout SECONDS",
             ),
             _ => failed,
+        }
+    }
+
+    /// The registry wants a certificate of the user, or does not take the one that it was shown.
+    fn explain_certificate(&self, alert: &str) -> Error {
+        let host = self.reference().registry();
+        let place = format!("~/.config/containers/certs.d/{host}/client.cert and client.key");
+        match self.transport().identity() {
+            Some(shown) => self
+                .cannot()
+                .why(format!(
+                    "{host} does not take the client certificate {} (TLS alert {alert})",
+                    shown.display()
+                ))
+                .hint(format!("put one that it takes into {place}")),
+            None => self
+                .cannot()
+                .why(format!("{host} wants a client certificate"))
+                .hint(format!("put it into {place}")),
         }
     }
 

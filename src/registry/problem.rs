@@ -14,6 +14,17 @@ use crate::error::{Error, chain};
 const MAX_WORDS: usize = 64 << 10;
 /// As much as is shown of an answer that is not the specification's JSON.
 const SHOWN: usize = 200;
+/// As rustls writes them.
+const CERTIFICATE_ALERTS: [&str; 8] = [
+    "CertificateRequired",
+    "BadCertificate",
+    "UnsupportedCertificate",
+    "CertificateRevoked",
+    "CertificateExpired",
+    "CertificateUnknown",
+    "UnknownCA",
+    "AccessDenied",
+];
 
 /// Why there is no good answer.
 #[derive(Debug)]
@@ -149,6 +160,16 @@ fn request_words(error: &reqwest::Error) -> String {
         Some(url) => text.replace(url.as_str(), without_query(url).as_str()),
         None => text,
     }
+}
+
+/// What a registry says of the certificate that it was shown, or of the lack of one (RFC 8446,
+/// 6.2): in TLS 1.3 only after the handshake. Found by its words, for hyper keeps no more of it.
+pub(super) fn certificate_alert(error: &reqwest::Error) -> Option<&'static str> {
+    let text = chain(error);
+    let (_, said) = text.split_once("received fatal alert: ")?;
+    CERTIFICATE_ALERTS
+        .into_iter()
+        .find(|name| said.starts_with(name))
 }
 
 fn without_query(url: &Url) -> Url {

@@ -88,7 +88,7 @@ impl Remote {
         let reference = parse_reference(text)?;
         let host = reference.resolve_registry();
         let trust = Trust::of(&trust::folders(), host)?;
-        let transport = Transport::new(host, &trust, purpose.settings)?;
+        let transport = Transport::new(host, trust, purpose.settings)?;
         let (named, report) = (reference.clone(), reporter.clone());
         let found = crate::base::blocking(move || {
             let (host, repository) = (named.registry(), named.repository());
@@ -114,7 +114,10 @@ impl Remote {
     pub(super) async fn greet(&self) -> Result<(), Problem> {
         let call = Call::new(Method::GET, self.transport.base().clone());
         let shown = self.login.shown().await;
-        let answer = self.transport.send(&call, shown.header.as_ref()).await?;
+        let answer = match self.transport.send(&call, shown.header.as_ref()).await {
+            Ok(answer) => answer,
+            Err(problem) => return Err(self.transport.clearer(&call, problem).await),
+        };
         let status = answer.status();
         if status == StatusCode::UNAUTHORIZED {
             self.login.renew(&self.transport, &shown, &answer).await?;

@@ -3,18 +3,19 @@
 //! One request is sent once; [`super::remote::Remote`] adds logins, [`super::retry`] further
 //! attempts.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use reqwest::{
-    Client, Method, Response, StatusCode,
+    Client, ClientBuilder, Method, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION},
     redirect::Policy,
+    tls::Version,
 };
 use url::Url;
 
 use super::{
     body::{Content, Watch},
-    problem::Problem,
+    problem::{Problem, certificate_alert},
     settings::{Settings, is_loopback},
     trust::Trust,
 };
@@ -50,6 +51,7 @@ pub(super) struct Transport {
     own: Client,
     /// For other hosts that the registry points to.
     foreign: Client,
+    trust: Trust,
     base: Url,
     plain: bool,
     /// How long the registry may take or send no byte.
@@ -61,7 +63,7 @@ impl Transport {
     ///
     /// # Errors
     /// When the certificates that the user has for it cannot be used.
-    pub fn new(host: &str, trust: &Trust, settings: &Settings) -> Result<Self> {
+    pub fn new(host: &str, trust: Trust, settings: &Settings) -> Result<Self> {
         // Another part of the program may have chosen the provider already; either is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let asked = settings.is_plain(host);
@@ -69,8 +71,9 @@ impl Transport {
         let scheme = if plain { "http" } else { "https" };
         let base = Url::parse(&format!("{scheme}://{host}/v2/"));
         Ok(Self {
-            own: client(host, trust, true)?,
-            foreign: client(host, trust, false)?,
+            own: built(host, client(host, &trust, true)?)?,
+            foreign: built(host, client(host, &trust, false)?)?,
+            trust,
             base: base.map_err(|e| Error::input(format!("'{host}' is no host")).why(e))?,
             plain,
             silence: settings.silence,
@@ -85,6 +88,31 @@ impl Transport {
     /// Whether the registry is spoken to without TLS.
     pub fn is_plain(&self) -> bool {
         self.plain
+    }
+
+    /// The file of the certificate that the registry is shown.
+    pub fn identity(&self) -> Option<&Path> {
+        let shown = self.trust.identity.as_ref();
+        shown.map(|identity| identity.path.as_path())
+    }
+
+    /// The error that tells more of a request's failure. In TLS 1.3 a registry says only after the
+    /// handshake that it wants a certificate, and the connection may end before that is read; in
+    /// TLS 1.2 the handshake itself fails.
+    pub async fn clearer(&self, call: &Call, problem: Problem) -> Problem {
+        let vague = matches!(&problem, Problem::Broken(error)
+            if !self.plain && !error.is_connect() && certificate_alert(error).is_none());
+        let host = self.base.host_str().unwrap_or_default();
+        let older = client(host, &self.trust, true);
+        let older = older.and_then(|older| built(host, older.tls_version_max(Version::TLS_1_2)));
+        let Some(older) = older.ok().filter(|_| vague) else {
+            return problem;
+        };
+        let request = older.request(call.method.clone(), call.url.clone());
+        match Watch::quiet(self.silence).wait(request.send()).await {
+            Some(Err(error)) if certificate_alert(&error).is_some() => Problem::Broken(error),
+            _ => problem,
+        }
     }
 
     /// Whether an address is the registry's own: only there a login is shown.
@@ -191,19 +219,25 @@ pub(super) fn bare(address: &str) -> &str {
     address.split('?').next().unwrap_or_default()
 }
 
-fn client(host: &str, trust: &Trust, own: bool) -> Result<Client> {
-    let cannot = |e: reqwest::Error| {
-        Error::environment("cannot make an HTTP client")
-            .at(host)
-            .why(chain(&e))
-    };
+fn cannot(host: &str, error: &reqwest::Error) -> Error {
+    Error::environment("cannot make an HTTP client")
+        .at(host)
+        .why(chain(error))
+}
+
+fn built(host: &str, builder: ClientBuilder) -> Result<Client> {
+    builder.build().map_err(|e| cannot(host, &e))
+}
+
+fn client(host: &str, trust: &Trust, own: bool) -> Result<ClientBuilder> {
     let authorities = trust.authorities.iter();
     let authorities = authorities.map(|der| reqwest::Certificate::from_der(der));
     let authorities: reqwest::Result<Vec<_>> = authorities.collect();
+    let authorities = authorities.map_err(|e| cannot(host, &e))?;
     // Redirects are followed here, for reqwest keeps a login from https://h:1 to http://h:1, and
     // cannot send a stream twice. Blobs are what their digests say: as they are.
     let mut builder = Client::builder()
-        .tls_certs_merge(authorities.map_err(cannot)?)
+        .tls_certs_merge(authorities)
         .redirect(Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         .no_gzip()
@@ -224,7 +258,7 @@ fn client(host: &str, trust: &Trust, own: bool) -> Result<Client> {
         // reqwest does not).
         builder = builder.no_proxy();
     }
-    builder.build().map_err(cannot)
+    Ok(builder)
 }
 
 #[cfg(test)]
@@ -236,7 +270,7 @@ mod tests {
             plain_http: plain.iter().map(|host| (*host).to_owned()).collect(),
             ..Settings::default()
         };
-        Transport::new(host, &Trust::default(), &settings).unwrap()
+        Transport::new(host, Trust::default(), &settings).unwrap()
     }
 
     #[test]
