@@ -25,6 +25,7 @@ mod metadata;
 mod mini;
 mod odd_packages;
 mod overlap;
+mod peers;
 mod pip_lock;
 mod plan;
 mod platforms;

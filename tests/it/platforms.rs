@@ -25,18 +25,18 @@ use crate::{
     },
 };
 
-const BOTH: &str = "linux/amd64,linux/arm64";
+pub const BOTH: &str = "linux/amd64,linux/arm64";
 const NUMPY: [&str; 3] = ["python=3.11", "numpy", "tqdm"];
 /// Where the `.pyc` of a noarch package is.
 const TQDM: &str = "/opt/conda/lib/python3.11/site-packages/tqdm/__pycache__/std.cpython-311.pyc";
 
 /// A layout folder whose index has the fixture's base for both machines.
-struct Base {
+pub struct Base {
     dir: TempDir,
 }
 
 impl Base {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = temp_dir();
         let blobs = dir.path().join("blobs/sha256");
         fs::create_dir_all(&blobs).unwrap();
@@ -67,7 +67,7 @@ impl Base {
     }
 
     /// As `--base` takes it.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         format!("oci:{}:12", self.dir.path().display())
     }
 }

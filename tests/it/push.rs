@@ -9,8 +9,9 @@ use std::{
 
 use crate::{
     faulty::{Fault, Faulty},
-    mini::{base, command, env, read_json, write_json},
-    support::{Output, Project, channel, fixture, run, validate_layout},
+    mini::{base, command, env},
+    peers::copied,
+    support::{Output, Project, channel, fixture, run},
 };
 
 const IMAGE: &str = "train:dev";
@@ -65,21 +66,7 @@ fn inspect(reference: &str) -> String {
 /// Copies the image out of the registry with another tool and checks every rule of images.
 fn check(project: &Project, reference: &str, digest: &str) {
     assert_eq!(inspect(reference), digest);
-    let dest = project.path("pulled");
-    let mut skopeo = Command::new("skopeo");
-    skopeo.args(["copy", "--quiet", "--insecure-policy"]);
-    skopeo.args([
-        "--src-tls-verify=false",
-        &format!("docker://{reference}"),
-        &format!("oci:{}:1", dest.display()),
-    ]);
-    run(&mut skopeo);
-    // Older skopeo leaves out what the specification only recommends.
-    let index = dest.join("index.json");
-    let mut json = read_json(&index);
-    json["mediaType"] = "application/vnd.oci.image.index.v1+json".into();
-    write_json(&index, &json);
-    let images = validate_layout(&dest);
+    let images = copied(reference, &project.path("pulled"));
     assert_eq!(images.len(), 1);
     assert_eq!(images[0].digest, digest);
 }

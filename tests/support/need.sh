@@ -7,7 +7,7 @@ set -eu
 
 # program:debian package. sbin is on no ordinary user's PATH, so look there too.
 ALL="python3:python3 dpkg-deb:dpkg zstd:zstd patchelf:patchelf mmdebstrap:mmdebstrap dockerd:docker.io
-docker:DOCKER_CLI docker-registry:docker-registry skopeo:skopeo openssl:openssl iptables:iptables htpasswd:apache2-utils cc:gcc c++:g++ chromium:chromium
+docker:DOCKER_CLI docker-registry:docker-registry skopeo:skopeo podman:podman openssl:openssl iptables:iptables htpasswd:apache2-utils cc:gcc c++:g++ chromium:chromium
 git:git make:make strace:strace unshare:util-linux torchrun:python3-torch
 slurmctld:slurmctld slurmd:slurmd munged:munge sbatch:slurm-client"
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"

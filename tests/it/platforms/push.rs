@@ -1,13 +1,11 @@
 //! Indexes in registries.
 
-use std::{path::Path, process::Command};
+use std::process::Command;
 
 use serde_json::Value;
 
-use super::{
-    BOTH, Base, INDEX, build, fixture, project, read, read_json, run, validate_layout, write_json,
-};
-use crate::{faulty::Faulty, mini::sha256, support::Project};
+use super::{BOTH, Base, build, fixture, project, read, run};
+use crate::{faulty::Faulty, mini::sha256, peers::copied, support::Project};
 
 fn registry() -> String {
     let address = fixture("IMGBUILD_TEST_REGISTRY").into_os_string();
@@ -32,20 +30,6 @@ fn raw(reference: &str) -> String {
 
 fn digest_of(text: &str) -> String {
     format!("sha256:{}", sha256(text.as_bytes()))
-}
-
-/// Copies an index with all its images out of a registry; the digests of its sound images.
-fn copied(reference: &str, dest: &Path) -> Vec<String> {
-    let to = format!("oci:{}:1", dest.display());
-    let copy = "copy --quiet --insecure-policy --src-tls-verify=false --multi-arch=all";
-    skopeo(&format!("{copy} docker://{reference} {to}"));
-    let path = dest.join("index.json");
-    let mut json = read_json(&path);
-    // Older skopeo leaves out what the specification only recommends.
-    json["mediaType"] = INDEX.into();
-    write_json(&path, &json);
-    let images = validate_layout(dest).into_iter();
-    images.map(|image| image.digest).collect()
 }
 
 fn writes(proxy: &Faulty) -> Vec<String> {
@@ -89,7 +73,9 @@ fn manifests_come_first_then_the_index_then_tags() {
     check_order(&writes(&proxy), &manifests, digest, "1");
 
     // What another tool copies is sound, and each platform finds its own.
-    assert_eq!(copied(&pushed, &project.path("copied")), manifests);
+    let images = copied(&pushed, &project.path("copied"));
+    let digests: Vec<&str> = images.iter().map(|image| &image.digest[..]).collect();
+    assert_eq!(digests, manifests);
     let arm64 = "inspect --override-arch arm64 --tls-verify=false --config";
     let config = skopeo(&format!("{arm64} docker://{pushed}"));
     let config: Value = serde_json::from_str(&config).unwrap();

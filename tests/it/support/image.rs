@@ -11,10 +11,10 @@ use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Rootfs, documents};
+use super::{Rootfs, attested, documents};
 
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// An image that was read, and found to be sound.
@@ -120,7 +120,13 @@ fn manifests(blobs: &Path, descriptor: &Value) -> Vec<(String, Value)> {
         (&2.into(), &INDEX.into())
     );
     let entries = list(&index["manifests"]).iter();
-    entries.flat_map(|entry| manifests(blobs, entry)).collect()
+    let (statements, images): (Vec<&Value>, Vec<&Value>) =
+        entries.partition(|entry| attested::is_attestation(entry));
+    for entry in statements {
+        attested::read(blobs, &index, entry);
+    }
+    let images = images.into_iter();
+    images.flat_map(|entry| manifests(blobs, entry)).collect()
 }
 
 impl Image {
@@ -365,11 +371,11 @@ fn plain(path: &Path, ours: bool) -> PathBuf {
         .collect()
 }
 
-fn blob(blobs: &Path, digest: &str) -> PathBuf {
+pub fn blob(blobs: &Path, digest: &str) -> PathBuf {
     blobs.join(digest.strip_prefix("sha256:").expect("a sha256 digest"))
 }
 
-fn document(blobs: &Path, digest: &str) -> Value {
+pub fn document(blobs: &Path, digest: &str) -> Value {
     let path = blob(blobs, digest);
     assert_eq!(format!("sha256:{}", hash_file(&path).0), digest);
     json_file(&path)

@@ -1,5 +1,6 @@
 //! What the tests share: fixtures, a served channel, projects, and images read back.
 
+mod attested;
 mod documents;
 mod image;
 mod project;
@@ -13,6 +14,7 @@ use std::{
     sync::OnceLock,
 };
 
+pub use attested::statements;
 pub use image::{Codec, Image, Layer, Sha, hash_file, read_all, validate_layout};
 pub use project::{Output, Project};
 pub use proxy::{Proxy, Tricks};
