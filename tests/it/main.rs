@@ -1,6 +1,7 @@
 //! The tests that run the built program on real packages; `make test` makes what they need.
 
 mod auth_check;
+mod base_faults;
 mod bzip2_streams;
 mod cache;
 mod cache_from;

@@ -25,7 +25,11 @@ pub struct Rules {
     pub elsewhere: Option<(&'static str, String)>,
     /// Every request wants a token.
     pub tokens: Option<Tokens>,
+    /// Changes the answer to `METHOD PATH`.
+    pub alter: Option<Arc<Alter>>,
 }
+
+type Alter = dyn Fn(&str, &mut Answer) + Send + Sync;
 
 /// A token service (distribution, "Token authentication").
 #[derive(Clone)]
@@ -67,7 +71,8 @@ struct State {
     given: usize,
 }
 
-struct Answer(u16, Vec<(&'static str, String)>, Vec<u8>);
+/// Status, headers and body of an answer.
+pub struct Answer(pub u16, pub Vec<(&'static str, String)>, pub Vec<u8>);
 
 fn status(status: u16) -> Answer {
     Answer(status, Vec::new(), Vec::new())
@@ -111,7 +116,11 @@ impl Shared {
             return stream.shutdown(Shutdown::Both);
         };
         self.state.lock().unwrap().seen.push(seen.clone());
-        let Answer(status, headers, body) = self.answer(&seen);
+        let mut answer = self.answer(&seen);
+        if let Some(alter) = &self.rules.alter {
+            alter(&format!("{} {}", seen.method, seen.path), &mut answer);
+        }
+        let Answer(status, headers, body) = answer;
         write!(stream, "HTTP/1.1 {status} X\r\nConnection: close\r\n")?;
         for (name, value) in headers {
             write!(stream, "{name}: {value}\r\n")?;
