@@ -5,7 +5,6 @@ mod oci;
 mod statement;
 
 pub use oci::{
-    Attestation, EMPTY, IN_TOTO, PREDICATE_TYPE, REFERENCE_DIGEST, SPDX_JSON, attestation_manifest,
-    index, referrer,
+    Attestation, Attested, EMPTY, IN_TOTO, PREDICATE_TYPE, REFERENCE_DIGEST, SPDX_JSON, referrer,
 };
 pub use statement::{PROVENANCE, SPDX, provenance, statement};

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     base::media,
     digest::Digest,
-    image::{Annotations, Descriptor},
+    image::{Annotations, Descriptor, Document},
 };
 
 /// The media type of an in-toto statement.
@@ -69,8 +69,38 @@ pub fn referrer(subject: &Descriptor, attestation: &Attestation) -> Vec<u8> {
     manifest.to_string().into_bytes()
 }
 
+/// Images and what is said of them under one index, as BuildKit has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attested {
+    /// The statements, and a config for each of their manifests.
+    pub blobs: Vec<Vec<u8>>,
+    /// The manifests of the statements, one an image.
+    pub manifests: Vec<Document>,
+    /// The index of the images and these manifests.
+    pub index: Document,
+}
+
+impl Attested {
+    /// Of images whose descriptors say their platforms.
+    pub fn of(images: &[(Descriptor, Vec<Attestation>)]) -> Self {
+        let (mut blobs, mut entries) = (Vec::new(), Vec::new());
+        for (image, statements) in images {
+            let (config, manifest) = attestation_manifest(statements);
+            blobs.extend(statements.iter().map(|statement| statement.bytes.clone()));
+            blobs.push(config);
+            let manifest = Document::new(media::OCI_MANIFEST, manifest);
+            entries.push((image.clone(), manifest));
+        }
+        Self {
+            index: Document::new(media::OCI_INDEX, index(&entries)),
+            manifests: entries.into_iter().map(|(_, manifest)| manifest).collect(),
+            blobs,
+        }
+    }
+}
+
 /// The config and the manifest of statements, as BuildKit has them in an index.
-pub fn attestation_manifest(statements: &[Attestation]) -> (Vec<u8>, Vec<u8>) {
+fn attestation_manifest(statements: &[Attestation]) -> (Vec<u8>, Vec<u8>) {
     let blobs: Vec<Descriptor> = statements.iter().map(Attestation::descriptor).collect();
     let ids: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
     let config = json!({
@@ -94,16 +124,14 @@ pub fn attestation_manifest(statements: &[Attestation]) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// The index of images and the manifest of each one's statements.
-pub fn index(images: &[(Descriptor, Vec<u8>)]) -> Vec<u8> {
-    let about = |(image, statements): &(Descriptor, Vec<u8>)| Descriptor {
-        media_type: media::OCI_MANIFEST.into(),
-        digest: Digest::of(statements),
-        size: statements.len() as u64,
+fn index(images: &[(Descriptor, Document)]) -> Vec<u8> {
+    let about = |(image, statements): &(Descriptor, Document)| Descriptor {
         annotations: Annotations::from([
             (REFERENCE_DIGEST.to_owned(), image.digest.to_string()),
             (REFERENCE_TYPE.to_owned(), "attestation-manifest".to_owned()),
         ]),
         platform: Some(json!({"architecture": "unknown", "os": "unknown"})),
+        ..statements.descriptor()
     };
     let statements = images.iter().map(about);
     let images = images.iter().map(|(image, _)| image.clone());
@@ -135,11 +163,13 @@ mod tests {
             predicate_type: Some("kind"),
             bytes: b"{}".to_vec(),
         };
-        let (config, manifest) = attestation_manifest(std::slice::from_ref(&statement));
-        let parsed: Value = serde_json::from_slice(&manifest).unwrap();
-        assert_eq!(parsed["config"]["digest"], json!(Digest::of(&config)));
+        let attested = Attested::of(&[(image.clone(), vec![statement.clone()])]);
+        let parsed: Value = serde_json::from_slice(&attested.manifests[0].bytes).unwrap();
+        assert_eq!(attested.blobs[0], statement.bytes);
+        let config = Digest::of(&attested.blobs[1]);
+        assert_eq!(parsed["config"]["digest"], json!(config));
         assert_eq!(parsed["layers"][0]["annotations"][PREDICATE_TYPE], "kind");
-        let index: Value = serde_json::from_slice(&index(&[(image.clone(), manifest)])).unwrap();
+        let index: Value = serde_json::from_slice(&attested.index.bytes).unwrap();
         let manifests = index["manifests"].as_array().unwrap();
         assert_eq!(manifests[0]["digest"], json!(image.digest));
         assert_eq!(

@@ -4,6 +4,7 @@
 //! its config; [`tree::BaseTree`] then says what stands at a path of it.
 
 mod archive;
+mod attested;
 mod daemon;
 mod docker_archive;
 mod files;
@@ -239,6 +240,31 @@ impl Loader {
                 registry::fetch_some(reference, layers, self).await
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What an OCI layout says of one of its images: a statement whose predicate is of that type.
+    /// Other sources have none.
+    ///
+    /// # Errors
+    /// When a document cannot be read, or is not what its digest says.
+    pub fn statement(
+        &self,
+        source: &BaseSource,
+        image: &Digest,
+        kind: &str,
+    ) -> Result<Option<Value>> {
+        match source {
+            BaseSource::OciLayout(text) => {
+                let (path, _) = split_existing(text);
+                attested::statement(&files::Folder(path), image, kind)
+            }
+            BaseSource::OciArchive(text) => {
+                let (path, _) = split_existing(text);
+                let archive = archive::Archive::open(&path, &self.store, &self.reporter)?;
+                attested::statement(&archive, image, kind)
+            }
+            _ => Ok(None),
         }
     }
 

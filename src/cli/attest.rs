@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use super::interruptible;
 use crate::{
-    attest::{Attestation, IN_TOTO, PROVENANCE, SPDX, SPDX_JSON, provenance, statement},
+    attest::{Attestation, Attested, IN_TOTO, PROVENANCE, SPDX, SPDX_JSON, provenance, statement},
     base::Loader,
     digest::Digest,
     error::{Error, Result},
@@ -21,6 +21,7 @@ use crate::{
     },
     report::Reporter,
     sbom::{Base, Materials, Subject, WheelFacts, document},
+    sink::Output,
     spec::ImageSpec,
     store::Store,
     wheel::WheelArchive,
@@ -29,20 +30,20 @@ use crate::{
 /// Changes whenever what an image was built of is kept in another form.
 const FORMAT: &str = "imgbuild-materials-1";
 
-/// What to attach to an image that is pushed.
+/// What to attach to an image that is pushed or written as an OCI layout.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Attestations")]
 pub(super) struct AttestArgs {
-    /// Attach a bill of materials (SPDX) to what is pushed.
+    /// Attach a bill of materials (SPDX) to what is pushed or written as an OCI layout.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           action = ArgAction::Set, default_value_t = false, default_missing_value = "true")]
     pub sbom: bool,
-    /// Attach a provenance (SLSA) to what is pushed.
+    /// Attach a provenance (SLSA) to what is pushed or written as an OCI layout.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           action = ArgAction::Set, default_value_t = false, default_missing_value = "true")]
     pub provenance: bool,
-    /// How they are attached: beside the image, so that tags name it as ever, or in an index
-    /// that the tags name, as docker buildx does.
+    /// How they are attached in a registry: beside the image, so that tags name it as ever, or in
+    /// an index that the tags name, as docker buildx does. A layout has them in an index.
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Referrers)]
     pub attach_as: Form,
 }
@@ -63,13 +64,31 @@ impl AttestArgs {
     }
 
     /// Refuses, before anything is built, what nothing could be attached to.
-    pub(super) fn check(&self, pushes: bool) -> Result<()> {
-        match self.any() && !pushes {
-            true => Err(Error::input("--sbom and --provenance need --push")
-                .why("they are attached to the image in its registry")
-                .hint("for a file: imgbuild sbom IMAGE > image.spdx.json")),
+    pub(super) fn check(&self, pushes: bool, outputs: &[Output]) -> Result<()> {
+        match self.any() && !pushes && !outputs.iter().any(Output::holds_attestations) {
+            true => Err(
+                Error::input("--sbom and --provenance need --push or -o type=oci")
+                    .why("they are attached to the image in its registry or its OCI layout")
+                    .hint("for a file: imgbuild sbom IMAGE > image.spdx.json"),
+            ),
             false => Ok(()),
         }
+    }
+
+    /// What an OCI layout has beside images.
+    ///
+    /// # Errors
+    /// When it is not known what an image was built of.
+    pub(super) fn in_layout(
+        &self,
+        set: &ImageSet,
+        (store, reporter): (&Store, &Reporter),
+    ) -> Result<Option<Attested>> {
+        if !self.any() {
+            return Ok(None);
+        }
+        let about = self.about(set, Form::Index, (store, reporter))?;
+        Ok(Some(Attested::of(&about)))
     }
 
     /// The names to push the image under: the tags, unless an index is to have these.
@@ -98,11 +117,7 @@ impl AttestArgs {
         if !self.any() {
             return Ok(());
         }
-        let about = |image: &Image| {
-            let documents = self.documents(image, &loader.store, &loader.reporter)?;
-            Ok((descriptor(image), documents))
-        };
-        let about: Vec<About> = set.images().iter().map(about).collect::<Result<_>>()?;
+        let about = self.about(set, self.attach_as, (&loader.store, &loader.reporter))?;
         let attaching = async {
             for repository in repositories(tags)? {
                 self.attach_at(&about, &repository, loader).await?;
@@ -127,7 +142,9 @@ impl AttestArgs {
         if self.attach_as == Form::Index {
             let names = tags.iter().filter_map(Reference::tag).map(str::to_owned);
             let names: Vec<String> = names.collect();
-            let digest = referrers.tag_with(images, &names).await?;
+            let attested = Attested::of(images);
+            referrers.tag_with(&attested, &names).await?;
+            let digest = attested.index.digest;
             reporter.step(format_args!("Attached in an index at {place} ({digest})"));
             return Ok(());
         }
@@ -145,11 +162,24 @@ impl AttestArgs {
         Ok(())
     }
 
+    fn about(
+        &self,
+        set: &ImageSet,
+        form: Form,
+        (store, reporter): (&Store, &Reporter),
+    ) -> Result<Vec<About>> {
+        let about = |image: &Image| {
+            let documents = self.documents(image, form, (store, reporter))?;
+            Ok((descriptor(image), documents))
+        };
+        set.images().iter().map(about).collect()
+    }
+
     fn documents(
         &self,
         image: &Image,
-        store: &Store,
-        reporter: &Reporter,
+        form: Form,
+        (store, reporter): (&Store, &Reporter),
     ) -> Result<Vec<Attestation>> {
         let materials = kept(&image.digest, store).ok_or_else(|| {
             Error::input("it is not known what the image was built of")
@@ -162,7 +192,7 @@ impl AttestArgs {
         if self.sbom {
             warn_unknown(&materials, reporter);
             let spdx = document(&subject, &materials.components);
-            documents.push(match self.attach_as {
+            documents.push(match form {
                 Form::Referrers => Attestation {
                     media_type: SPDX_JSON,
                     predicate_type: None,

@@ -18,7 +18,9 @@ use crate::{
     image::ImageSet,
     machine::Machine,
     report::Reporter,
-    sink::{ArchiveKind, Output, OutputKind, sweep_unfinished, write_archive, write_layout},
+    sink::{
+        ArchiveKind, Outgoing, Output, OutputKind, sweep_unfinished, write_archive, write_layout,
+    },
     spec::ImageSpec,
     store::Store,
 };
@@ -34,7 +36,7 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     let Some(spec) = specs.first() else {
         return Err(Error::new(Exit::Internal, "there is nothing to build for"));
     };
-    args.attest.check(args.push)?;
+    args.attest.check(args.push, &args.outputs)?;
     if args.push {
         push::check_online(args.locking.offline)?;
         push::check_names(&spec.tags)?;
@@ -164,10 +166,19 @@ fn write_outputs(
     store: &Store,
     reporter: &Reporter,
 ) -> Result<()> {
+    let attested = match args.outputs.iter().any(Output::holds_attestations) {
+        true => args.attest.in_layout(set, (store, reporter))?,
+        false => None,
+    };
+    let outgoing = Outgoing {
+        set,
+        attested: attested.as_ref(),
+        names: &spec.tags,
+    };
     for Output { kind, dest } in &args.outputs {
         match *kind {
-            OutputKind::Oci => write_layout(set, &spec.tags, dest, store),
-            OutputKind::Archive(kind) => write_archive(set, &spec.tags, kind, dest, store),
+            OutputKind::Oci => write_layout(&outgoing, dest, store),
+            OutputKind::Archive(kind) => write_archive(&outgoing, kind, dest, store),
         }?;
         reporter.step(format!("Wrote {}", dest.display()));
     }

@@ -93,6 +93,9 @@ impl Finder<'_> {
         {
             return Ok(attached);
         }
+        if let Some(mut statement) = self.loader.statement(&source, &digest, SPDX)? {
+            return Ok(statement["predicate"].take());
+        }
         let reporter = &self.loader.reporter;
         reporter.step("No bill of materials is attached: it is made from the image's own records");
         self.runtime

@@ -22,7 +22,8 @@ pub struct Document {
 }
 
 impl Document {
-    fn new(media_type: &'static str, bytes: Vec<u8>) -> Self {
+    /// A document of these bytes.
+    pub fn new(media_type: &'static str, bytes: Vec<u8>) -> Self {
         Self {
             media_type,
             digest: Digest::of(&bytes),

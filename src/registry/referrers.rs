@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 
 use super::{failure::Failure, login::read_all, problem::Problem, remote::Remote, transport::Call};
 use crate::{
-    attest::{Attestation, EMPTY, attestation_manifest, index, referrer},
+    attest::{Attestation, Attested, EMPTY, referrer},
     base::media,
     digest::Digest,
     error::{Error, Result},
-    image::Descriptor,
+    image::{Descriptor, Document},
 };
 
 /// How often the list of a registry that has none of its own is written: others may write it at
@@ -46,21 +46,20 @@ impl<'a> Referrers<'a> {
     /// # Errors
     /// When the registry cannot be reached or refuses, or when others keep writing the list.
     pub async fn attach(&self, subject: &Descriptor, document: &Attestation) -> Result<Digest> {
-        let manifest = referrer(subject, document);
-        let digest = Digest::of(&manifest);
+        let manifest = Document::new(media::OCI_MANIFEST, referrer(subject, document));
+        let digest = manifest.digest;
         if self.list(&subject.digest).await?.contains(&digest) {
             return Ok(digest);
         }
         self.put_blob(EMPTY).await?;
         self.put_blob(&document.bytes).await?;
-        self.put_manifest(&digest.to_string(), &manifest, media::OCI_MANIFEST)
-            .await?;
+        self.put_manifest(&digest.to_string(), &manifest).await?;
         let entry = json!({
             "mediaType": media::OCI_MANIFEST,
             "digest": digest,
-            "size": manifest.len(),
+            "size": manifest.bytes.len(),
             "artifactType": document.media_type,
-            "annotations": annotations(&manifest),
+            "annotations": annotations(&manifest.bytes),
         });
         for _ in 0..WRITES {
             if self.list(&subject.digest).await?.contains(&digest) {
@@ -79,40 +78,25 @@ impl<'a> Referrers<'a> {
     }
 
     /// Puts statements beside images as BuildKit does, and gives these tags to the index of them
-    /// all. Returns the digest of the index. The images' descriptors say their platforms.
+    /// all. The images are there already.
     ///
     /// # Errors
     /// When the registry cannot be reached or refuses.
-    pub async fn tag_with(
-        &self,
-        images: &[(Descriptor, Vec<Attestation>)],
-        tags: &[String],
-    ) -> Result<Digest> {
-        let made = images.iter().map(|(image, statements)| {
-            let (config, manifest) = attestation_manifest(statements);
-            (config, (image.clone(), manifest))
-        });
-        let (configs, entries): (Vec<_>, Vec<_>) = made.unzip();
-        let index = index(&entries);
-        let digest = Digest::of(&index);
-        if !self.names(&digest.to_string(), &digest).await? {
-            let statements = images.iter().flat_map(|(_, statements)| statements);
-            let blobs = statements.map(|statement| &statement.bytes);
-            for blob in blobs.chain(&configs) {
+    pub async fn tag_with(&self, attested: &Attested, tags: &[String]) -> Result<()> {
+        let Attested { index, .. } = attested;
+        if !self.names(&index.digest.to_string(), &index.digest).await? {
+            for blob in &attested.blobs {
                 self.put_blob(blob).await?;
             }
-            for (_, manifest) in &entries {
-                let name = Digest::of(manifest).to_string();
-                self.put_manifest(&name, manifest, media::OCI_MANIFEST)
-                    .await?;
+            for document in attested.manifests.iter().chain([index]) {
+                let name = document.digest.to_string();
+                self.put_manifest(&name, document).await?;
             }
-            self.put_manifest(&digest.to_string(), &index, media::OCI_INDEX)
-                .await?;
         }
         for tag in tags {
-            self.put_manifest(tag, &index, media::OCI_INDEX).await?;
+            self.put_manifest(tag, index).await?;
         }
-        Ok(digest)
+        Ok(())
     }
 
     /// The manifests of a type of artifact that refer to an image.
@@ -236,8 +220,8 @@ impl<'a> Referrers<'a> {
             return Ok(());
         }
         entries.push(entry.clone());
-        let bytes = index.to_string().into_bytes();
-        self.put_manifest(&tag, &bytes, media::OCI_INDEX).await
+        let index = Document::new(media::OCI_INDEX, index.to_string().into_bytes());
+        self.put_manifest(&tag, &index).await
     }
 
     async fn put_blob(&self, bytes: &[u8]) -> Result<()> {
@@ -252,8 +236,9 @@ impl<'a> Referrers<'a> {
     }
 
     /// Puts a manifest under a name, unless that is what the name stands for already.
-    async fn put_manifest(&self, name: &str, bytes: &[u8], kind: &'static str) -> Result<()> {
-        let (digest, bytes) = (Digest::of(bytes), Bytes::copy_from_slice(bytes));
+    async fn put_manifest(&self, name: &str, document: &Document) -> Result<()> {
+        let bytes = Bytes::copy_from_slice(&document.bytes);
+        let (digest, kind) = (document.digest, document.media_type);
         let put = self.remote.retrying(|| async {
             if self.remote.manifest_digest(name).await? == Some(digest) {
                 return Ok::<(), Failure>(());

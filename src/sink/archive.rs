@@ -11,7 +11,7 @@ use serde_json::json;
 use tar::{Builder, EntryType, Header};
 
 use super::{
-    Contents,
+    Contents, Outgoing,
     contents::Blob,
     folder_of,
     layout::{LAYOUT, atomically, descriptors},
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     digest::Digest,
     error::{Error, Result},
-    image::{Document, Image, ImageSet, Index},
+    image::{Document, Image, Index},
     space::Watched,
     store::Store,
 };
@@ -39,20 +39,25 @@ pub enum ArchiveKind {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_archive(
-    set: &ImageSet,
-    names: &[String],
+    outgoing: &Outgoing<'_>,
     kind: ArchiveKind,
     dest: &Path,
     store: &Store,
 ) -> Result<()> {
-    let contents = set.images().iter().map(|image| match kind {
+    let images = outgoing.set.images().iter();
+    let contents = images.map(|image| match kind {
         ArchiveKind::Oci => Ok(Contents::stored(image)),
         ArchiveKind::Docker => Contents::plain(image, store),
     });
+    let contents = contents.collect::<Result<Vec<_>>>()?;
     let parts = Parts {
-        contents: &contents.collect::<Result<Vec<_>>>()?,
-        index: set.index(),
-        names,
+        contents: &contents,
+        beside: match kind {
+            ArchiveKind::Oci => outgoing.statements().collect(),
+            ArchiveKind::Docker => Vec::new(),
+        },
+        top: outgoing.top().filter(|_| kind == ArchiveKind::Oci),
+        names: outgoing.names,
     };
     let mut failure = None;
     let size = parts.blobs().iter().map(|blob| blob.size).sum();
@@ -116,7 +121,8 @@ impl<'a> Archive<'a> {
     pub fn end(self, contents: &Contents, names: &[String]) -> Result<()> {
         let parts = Parts {
             contents: slice::from_ref(contents),
-            index: None,
+            beside: Vec::new(),
+            top: None,
             names,
         };
         parts.write(ArchiveKind::Docker, self)
@@ -130,8 +136,10 @@ fn failed(e: io::Error) -> Error {
 /// What goes into an archive.
 struct Parts<'a> {
     contents: &'a [Contents],
+    /// What is said of them: blobs and manifests.
+    beside: Vec<&'a [u8]>,
     /// The index over them, where there is one.
-    index: Option<&'a Document>,
+    top: Option<&'a Document>,
     names: &'a [String],
 }
 
@@ -162,7 +170,10 @@ impl Parts<'_> {
             files.push((blob_name(&image.digest), image.manifest.clone()));
             top = descriptors(&Document::of_image(image), self.names);
         }
-        if let Some(index) = self.index {
+        for bytes in &self.beside {
+            files.push((blob_name(&Digest::of(bytes)), bytes.to_vec()));
+        }
+        if let Some(index) = self.top {
             files.push((blob_name(&index.digest), index.bytes.clone()));
             top = descriptors(index, self.names);
         }

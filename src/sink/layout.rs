@@ -4,10 +4,11 @@ use std::{fs, io::Write, path::Path};
 
 use oci_spec::distribution::Reference;
 
+use super::Outgoing;
 use crate::{
     digest::Digest,
     error::{Error, Result},
-    image::{Descriptor, Document, ImageSet, Index},
+    image::{Descriptor, Document, Index},
     space::{Progress, explained},
     store::Store,
 };
@@ -24,7 +25,7 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 ///
 /// # Errors
 /// When the folder cannot be written.
-pub fn write_layout(set: &ImageSet, names: &[String], dest: &Path, store: &Store) -> Result<()> {
+pub fn write_layout(outgoing: &Outgoing<'_>, dest: &Path, store: &Store) -> Result<()> {
     let folder =
         |path: &Path| fs::create_dir_all(path).map_err(|e| Error::io("make the folder", path, e));
     folder(dest)?;
@@ -32,20 +33,19 @@ pub fn write_layout(set: &ImageSet, names: &[String], dest: &Path, store: &Store
     put(&dest.join("oci-layout"), LAYOUT)?;
     let blobs = dest.join("blobs/sha256");
     folder(&blobs)?;
-    for image in set.images() {
+    for image in outgoing.set.images() {
         for layer in &image.layers {
             copy_blob(store, &layer.digest, layer.size, &blobs)?;
         }
-        put(&blobs.join(image.config_digest.hex()), &image.config)?;
+        for bytes in [&image.config, &image.manifest] {
+            put(&blobs.join(Digest::of(bytes).hex()), bytes)?;
+        }
     }
-    let documents = set.documents();
-    for document in &documents {
-        put(&blobs.join(document.digest.hex()), &document.bytes)?;
+    let top = outgoing.top().map(|top| top.bytes.as_slice());
+    for bytes in outgoing.statements().chain(top) {
+        put(&blobs.join(Digest::of(bytes).hex()), bytes)?;
     }
-    let top = documents
-        .last()
-        .map(|document| descriptors(document, names));
-    let index = updated_index(&dest.join("index.json"), top.unwrap_or_default(), names)?;
+    let index = updated_index(&dest.join("index.json"), outgoing)?;
     put(&dest.join("index.json"), &index.to_bytes()?)
 }
 
@@ -68,6 +68,14 @@ pub(super) fn refuse_foreign(dest: &Path) -> Result<()> {
     }
 }
 
+/// The entries of `index.json`.
+pub(super) fn top_entries(outgoing: &Outgoing<'_>) -> Vec<Descriptor> {
+    let image = outgoing.set.single().map(Document::of_image);
+    let top = outgoing.top().or(image.as_ref());
+    top.map(|top| descriptors(top, outgoing.names))
+        .unwrap_or_default()
+}
+
 /// The descriptors of a manifest or an index: one a name, or one without.
 pub(super) fn descriptors(document: &Document, names: &[String]) -> Vec<Descriptor> {
     let plain = document.descriptor();
@@ -86,7 +94,8 @@ pub(super) fn descriptors(document: &Document, names: &[String]) -> Vec<Descript
     names.iter().map(named).collect()
 }
 
-fn updated_index(path: &Path, new: Vec<Descriptor>, names: &[String]) -> Result<Index> {
+fn updated_index(path: &Path, outgoing: &Outgoing<'_>) -> Result<Index> {
+    let (new, names) = (top_entries(outgoing), outgoing.names);
     let mut kept: Vec<Descriptor> = match fs::read(path) {
         Ok(bytes) => {
             let index: Index = serde_json::from_slice(&bytes).map_err(|e| {

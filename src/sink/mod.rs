@@ -14,7 +14,40 @@ pub use archive::{Archive, ArchiveKind, write_archive};
 pub use contents::{Blob, Contents};
 pub use layout::write_layout;
 
-use crate::error::{Error, Result};
+use crate::{
+    attest::Attested,
+    error::{Error, Result},
+    image::{Document, ImageSet},
+};
+
+/// What is written out.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// The images.
+    pub set: &'a ImageSet,
+    /// What an OCI layout has beside them.
+    pub attested: Option<&'a Attested>,
+    /// What they are called.
+    pub names: &'a [String],
+}
+
+impl Outgoing<'_> {
+    /// What the names stand for.
+    fn top(&self) -> Option<&Document> {
+        match self.attested {
+            Some(attested) => Some(&attested.index),
+            None => self.set.index(),
+        }
+    }
+
+    /// The blobs and manifests of what is said of the images.
+    fn statements(&self) -> impl Iterator<Item = &[u8]> {
+        self.attested.into_iter().flat_map(|attested| {
+            let manifests = attested.manifests.iter().map(|manifest| &manifest.bytes);
+            attested.blobs.iter().chain(manifests).map(Vec::as_slice)
+        })
+    }
+}
 
 /// An output as `-o type=...,dest=...` says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +68,14 @@ pub enum OutputKind {
 }
 
 impl Output {
+    /// Whether it is an OCI layout, which can hold more than images.
+    pub fn holds_attestations(&self) -> bool {
+        matches!(
+            self.kind,
+            OutputKind::Oci | OutputKind::Archive(ArchiveKind::Oci)
+        )
+    }
+
     /// Refuses a destination that cannot be written to, before anything is built.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The tests that run the built program on real packages; `make test` makes what they need.
 
+mod attested;
 mod auth_check;
 mod base_faults;
 mod bzip2_streams;

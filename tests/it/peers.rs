@@ -124,7 +124,7 @@ fn inspect(reference: &str) -> String {
 }
 
 /// A name that no other test uses.
-fn name(tag: &str) -> String {
+pub fn name(tag: &str) -> String {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let registry = fixture("IMGBUILD_TEST_REGISTRY");

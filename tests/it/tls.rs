@@ -167,3 +167,23 @@ fn a_registry_that_wants_a_certificate_is_shown_the_users() {
     keyless.expect(3);
     assert!(keyless.stderr.contains("there is no"), "{}", keyless.stderr);
 }
+
+#[test]
+fn attestations_go_over_tls() {
+    let authority = Authority::new();
+    let registry = Registry::start(&authority.settings(""));
+    let (project, name, trusted) = small(&registry);
+    authority.copy(&["ca.crt"], &trusted);
+    let known = project.ok(&["sbom", &name]).stdout;
+    for form in ["referrers", "index"] {
+        let attached = ["--sbom", "--provenance", "--attach-as", form];
+        let to = name.replace("app", form);
+        project.ok(&[&["push", &name, &to][..], &attached].concat());
+        // On a machine that has nothing of the image.
+        let elsewhere = Project::new("");
+        let home = elsewhere.home().join(".config/containers/certs.d");
+        authority.copy(&["ca.crt"], &home.join(&registry.address));
+        let found = elsewhere.ok(&["sbom", &to]);
+        assert_eq!(found.stdout, known, "{form}: {}", found.stderr);
+    }
+}
