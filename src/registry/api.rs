@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::{
     Method, Response, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH},
 };
 use serde::Deserialize;
 
@@ -18,7 +18,7 @@ use super::{
     remote::Remote,
     transport::Call,
 };
-use crate::{base::media, digest::Digest};
+use crate::{base::media, digest::Digest, image::Document};
 
 /// Manifests beyond this size are not read (registries refuse them as well).
 const MAX_MANIFEST: usize = 8 << 20;
@@ -29,6 +29,30 @@ const MANIFESTS: [&str; 4] = [
     media::DOCKER_LIST,
     media::DOCKER_MANIFEST,
 ];
+
+/// On what a name must stand for a manifest is put under it (RFC 9110, 13.1). Registries that do
+/// not know conditions put it anyway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// Anything.
+    Always,
+    /// Nothing.
+    Absent,
+    /// What has this entity tag.
+    Unchanged(HeaderValue),
+}
+
+/// What came of putting a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Put {
+    /// The registry took it.
+    Taken,
+    /// It took it, and lists it under the image that it refers to (OCI distribution-spec 1.1,
+    /// "Pushing Manifests with Subject").
+    Listed,
+    /// The condition did not hold.
+    Changed,
+}
 
 /// A blob as it comes.
 pub struct Incoming {
@@ -62,10 +86,29 @@ impl Remote {
     /// When the registry refuses or has none, or its headers say another digest or kind than what
     /// it sends.
     pub async fn manifest(&self, name: &str) -> Result<Vec<u8>, Failure> {
-        self.get_manifest(name).await.map_err(|p| self.failure(p))
+        let got = self.get_manifest(name).await;
+        got.map(|(_, bytes)| bytes).map_err(|p| self.failure(p))
     }
 
-    async fn get_manifest(&self, name: &str) -> Result<Vec<u8>, Problem> {
+    /// What a name stands for, if for anything, and the condition that it still does.
+    pub(super) async fn manifest_to_change(
+        &self,
+        name: &str,
+    ) -> Result<(Option<Vec<u8>>, Condition), Failure> {
+        match self.get_manifest(name).await {
+            Ok((headers, bytes)) => {
+                let tag = headers.get(ETAG);
+                // A weak one never matches.
+                let tag = tag.filter(|tag| tag.as_bytes().starts_with(b"\""));
+                let same = tag.cloned().map_or(Condition::Always, Condition::Unchanged);
+                Ok((Some(bytes), same))
+            }
+            Err(problem) if problem.status() == Some(404) => Ok((None, Condition::Absent)),
+            Err(problem) => Err(self.failure(problem)),
+        }
+    }
+
+    async fn get_manifest(&self, name: &str) -> Result<(HeaderMap, Vec<u8>), Problem> {
         let answer = self.send(&self.manifest_call(Method::GET, name)?).await?;
         let headers = answer.headers().clone();
         let bytes = read_all(answer, MAX_MANIFEST, self.transport()).await?;
@@ -74,7 +117,7 @@ impl Remote {
             Some(said) if said != found => Err(Problem::Odd(format!(
                 "the registry says that the manifest is {said}, and sends {found}"
             ))),
-            _ => same_kind(&headers, &bytes).map(|()| bytes),
+            _ => same_kind(&headers, &bytes).map(|()| (headers, bytes)),
         }
     }
 
@@ -117,28 +160,37 @@ impl Remote {
     ///
     /// # Errors
     /// When the registry refuses it, or says that it has another digest.
-    pub async fn put_manifest(
+    pub(super) async fn put_manifest(
         &self,
         name: &str,
-        media_type: &'static str,
-        bytes: &Bytes,
-    ) -> Result<(), Failure> {
+        document: &Document,
+        condition: &Condition,
+    ) -> Result<Put, Failure> {
         let put = async {
             let url = self.address(&format!("manifests/{name}"))?;
             let mut call = Call::new(Method::PUT, url);
-            let media_type = HeaderValue::from_static(media_type);
-            call.headers.insert(CONTENT_TYPE, media_type);
-            call.content = Content::Bytes(bytes.clone());
+            let headers = &mut call.headers;
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(document.media_type));
+            match condition {
+                Condition::Always => None,
+                Condition::Absent => headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*")),
+                Condition::Unchanged(tag) => headers.insert(IF_MATCH, tag.clone()),
+            };
+            call.content = Content::Bytes(Bytes::copy_from_slice(&document.bytes));
             let answer = self.send(&call).await?;
-            let ours = Digest::of(bytes);
+            let ours = document.digest;
             match digest(answer.headers()) {
                 Some(said) if said != ours => Err(Problem::Odd(format!(
                     "the registry took the manifest {ours} for {said}"
                 ))),
-                _ => Ok(()),
+                _ if answer.headers().contains_key("oci-subject") => Ok(Put::Listed),
+                _ => Ok(Put::Taken),
             }
         };
-        put.await.map_err(|problem| self.failure(problem))
+        match put.await {
+            Err(problem) if problem.status() == Some(412) => Ok(Put::Changed),
+            done => done.map_err(|problem| self.failure(problem)),
+        }
     }
 
     /// Whether the repository says that it has a blob.

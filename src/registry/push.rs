@@ -12,12 +12,12 @@ use std::{
     },
 };
 
-use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use oci_client::{Reference, RegistryOperation};
 
 use super::{
     Sent,
+    api::Condition,
     failure::Failure,
     remote::{Purpose, Remote, parse_reference},
     upload::{Begun, Blob, Session, Upload, begin},
@@ -342,12 +342,13 @@ impl Push<'_> {
 
     /// Puts a document under a name, unless that is what the name stands for already.
     async fn put_manifest(&self, name: &str, document: &Document) -> Result<()> {
-        let (remote, bytes) = (&self.remote, Bytes::copy_from_slice(&document.bytes));
+        let remote = &self.remote;
         let put = remote.retrying(|| async {
             if remote.manifest_digest(name).await? == Some(document.digest) {
                 return Ok::<(), Failure>(());
             }
-            remote.put_manifest(name, document.media_type, &bytes).await
+            let put = remote.put_manifest(name, document, &Condition::Always);
+            put.await.map(drop)
         });
         put.await.map_err(|error| {
             let (host, repository) = (

@@ -3,7 +3,7 @@
 //!
 //! A registry that lists referrers finds them by itself. For one that does not, the list is an
 //! index under a tag made of the image's digest, which whoever adds one has to write anew. Which
-//! of both it is shows after a push: the referrer is listed, or it is not.
+//! of both it is says the answer to a push (`OCI-Subject`).
 
 use bytes::Bytes;
 use reqwest::{
@@ -12,7 +12,14 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use super::{failure::Failure, login::read_all, problem::Problem, remote::Remote, transport::Call};
+use super::{
+    api::{Condition, Put},
+    failure::Failure,
+    login::read_all,
+    problem::Problem,
+    remote::Remote,
+    transport::{Call, next_page},
+};
 use crate::{
     attest::{Attestation, Attested, EMPTY, referrer},
     base::media,
@@ -22,12 +29,14 @@ use crate::{
 };
 
 /// How often the list of a registry that has none of its own is written: others may write it at
-/// the same time, and the last one wins.
-const WRITES: usize = 5;
+/// the same time, and only one of them gets through, or the last one wins.
+const WRITES: usize = 20;
 /// The largest document that is read, in bytes.
 const MAX_DOCUMENT: u64 = 256 << 20;
 /// The largest list of referrers that is read, in bytes.
 const MAX_LIST: usize = 8 << 20;
+/// The most pages of such a list.
+const MAX_PAGES: usize = 100;
 
 /// A repository, open for documents.
 pub struct Referrers<'a> {
@@ -53,7 +62,9 @@ impl<'a> Referrers<'a> {
         }
         self.put_blob(EMPTY).await?;
         self.put_blob(&document.bytes).await?;
-        self.put_manifest(&digest.to_string(), &manifest).await?;
+        if self.put_referrer(&manifest).await? == Put::Listed {
+            return Ok(digest);
+        }
         let entry = json!({
             "mediaType": media::OCI_MANIFEST,
             "digest": digest,
@@ -62,19 +73,28 @@ impl<'a> Referrers<'a> {
             "annotations": annotations(&manifest.bytes),
         });
         for _ in 0..WRITES {
+            // Also after a write: registries that know no conditions let others overwrite it.
             if self.list(&subject.digest).await?.contains(&digest) {
                 return Ok(digest);
             }
             self.add_to_list(&subject.digest, &entry).await?;
         }
-        match self.list(&subject.digest).await?.contains(&digest) {
-            true => Ok(digest),
-            false => Err(self
-                .remote
-                .cannot()
-                .why("others keep writing its list of referrers")
-                .hint("push again")),
-        }
+        Err(self
+            .remote
+            .cannot()
+            .why("others keep writing its list of referrers")
+            .hint("push again"))
+    }
+
+    /// Puts it even where it is already: the answer says whether the registry lists it.
+    async fn put_referrer(&self, manifest: &Document) -> Result<Put> {
+        let name = manifest.digest.to_string();
+        let put = || {
+            self.remote
+                .put_manifest(&name, manifest, &Condition::Always)
+        };
+        let put = self.remote.retrying(put).await;
+        put.map_err(|e| e.at(self.place(&name)))
     }
 
     /// Puts statements beside images as BuildKit does, and gives these tags to the index of them
@@ -156,72 +176,63 @@ impl<'a> Referrers<'a> {
             .remote
             .retrying(|| self.own_list(subject, kind))
             .await?;
-        let bytes = match own {
-            Some(bytes) => Some(bytes),
-            None => self.manifest(&list_tag(subject)).await?,
+        let entries = match own {
+            Some(entries) => entries,
+            None => entries(self.manifest(&list_tag(subject)).await?.as_deref()),
         };
-        let index: Value = match bytes {
-            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
-            None => Value::Null,
-        };
-        let entries = index["manifests"].as_array().into_iter().flatten();
         // Registries need not filter.
-        let fits = entries.filter(|entry| kind.is_none() || entry["artifactType"].as_str() == kind);
-        Ok(fits
-            .filter_map(|entry| entry["digest"].as_str()?.parse().ok())
-            .collect())
+        let fits = |entry: &&Value| kind.is_none() || entry["artifactType"].as_str() == kind;
+        let digest = |entry: &Value| entry["digest"].as_str()?.parse().ok();
+        Ok(entries.iter().filter(fits).filter_map(digest).collect())
     }
 
-    /// Nothing from a registry that keeps no list.
+    /// All pages of it; nothing from a registry that keeps no list.
     async fn own_list(
         &self,
         subject: &Digest,
         kind: Option<&str>,
-    ) -> Result<Option<Vec<u8>>, Failure> {
+    ) -> Result<Option<Vec<Value>>, Failure> {
         let get = async {
             let mut url = self.remote.address(&format!("referrers/{subject}"))?;
             if let Some(kind) = kind {
                 url.query_pairs_mut().append_pair("artifactType", kind);
             }
-            let mut call = Call::new(Method::GET, url);
-            let index = HeaderValue::from_static(media::OCI_INDEX);
-            call.headers.insert(ACCEPT, index);
-            let answer = self.remote.send(&call).await?;
-            read_all(answer, MAX_LIST, self.remote.transport()).await
+            let (mut all, mut next) = (Vec::new(), Some(url));
+            for _ in 0..MAX_PAGES {
+                let Some(url) = next else { break };
+                let mut call = Call::new(Method::GET, url);
+                let index = HeaderValue::from_static(media::OCI_INDEX);
+                call.headers.insert(ACCEPT, index);
+                let answer = self.remote.send(&call).await?;
+                next = next_page(&answer);
+                let bytes = read_all(answer, MAX_LIST, self.remote.transport()).await?;
+                all.append(&mut entries(Some(&bytes)));
+            }
+            Ok::<_, Problem>(all)
         };
         match get.await {
-            Ok(bytes) => Ok(Some(bytes)),
+            Ok(all) => Ok(Some(all)),
             Err(problem) if matches!(problem.status(), Some(400 | 404 | 405)) => Ok(None),
             Err(problem) => Err(self.remote.failure(problem)),
         }
     }
 
-    /// Adds an entry to the list that the registry does not keep itself.
+    /// Adds an entry to the list that the registry does not keep itself; not when another writer
+    /// came between reading and writing it, where the registry can tell.
     async fn add_to_list(&self, subject: &Digest, entry: &Value) -> Result<()> {
         let tag = list_tag(subject);
-        let foreign = |why: String| {
-            let place = self.place(&tag);
+        let read = || self.remote.manifest_to_change(&tag);
+        let (list, condition) = self.remote.retrying(read).await?;
+        let list = with_entry(list.as_deref(), entry).map_err(|why| {
             Error::environment("the list of an image's referrers cannot be written")
-                .at(place)
+                .at(self.place(&tag))
                 .why(why)
                 .hint("remove the tag, if nobody needs it")
-        };
-        let mut index = match self.manifest(&tag).await? {
-            None => json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": []}),
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| foreign(e.to_string()))?,
-        };
-        let Some(entries) = index["manifests"].as_array_mut() else {
-            return Err(foreign("what has its tag is not an image index".into()));
-        };
-        if entries
-            .iter()
-            .any(|known| known["digest"] == entry["digest"])
-        {
-            return Ok(());
-        }
-        entries.push(entry.clone());
-        let index = Document::new(media::OCI_INDEX, index.to_string().into_bytes());
-        self.put_manifest(&tag, &index).await
+        })?;
+        let list = Document::new(media::OCI_INDEX, list);
+        let write = || self.remote.put_manifest(&tag, &list, &condition);
+        let written = self.remote.retrying(write).await;
+        written.map(drop).map_err(|e| e.at(self.place(&tag)))
     }
 
     async fn put_blob(&self, bytes: &[u8]) -> Result<()> {
@@ -237,13 +248,12 @@ impl<'a> Referrers<'a> {
 
     /// Puts a manifest under a name, unless that is what the name stands for already.
     async fn put_manifest(&self, name: &str, document: &Document) -> Result<()> {
-        let bytes = Bytes::copy_from_slice(&document.bytes);
-        let (digest, kind) = (document.digest, document.media_type);
         let put = self.remote.retrying(|| async {
-            if self.remote.manifest_digest(name).await? == Some(digest) {
+            if self.remote.manifest_digest(name).await? == Some(document.digest) {
                 return Ok::<(), Failure>(());
             }
-            self.remote.put_manifest(name, kind, &bytes).await
+            let put = self.remote.put_manifest(name, document, &Condition::Always);
+            put.await.map(drop)
         });
         put.await.map_err(|e| e.at(self.place(name)))
     }
@@ -299,6 +309,31 @@ impl<'a> Referrers<'a> {
 /// The tag of the list of an image's referrers ("Referrers Tag Schema").
 fn list_tag(subject: &Digest) -> String {
     subject.to_string().replace(':', "-")
+}
+
+fn entries(index: Option<&[u8]>) -> Vec<Value> {
+    let index: Value = index
+        .and_then(|bytes| serde_json::from_slice(bytes).ok())
+        .unwrap_or_default();
+    index["manifests"].as_array().cloned().unwrap_or_default()
+}
+
+/// A list of referrers, or a new one, with an entry more.
+fn with_entry(list: Option<&[u8]>, entry: &Value) -> Result<Vec<u8>, String> {
+    let mut index = match list {
+        None => json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": []}),
+        Some(bytes) => serde_json::from_slice::<Value>(bytes).map_err(|e| e.to_string())?,
+    };
+    let Some(entries) = index["manifests"].as_array_mut() else {
+        return Err("what has its tag is not an image index".into());
+    };
+    if entries
+        .iter()
+        .all(|known| known["digest"] != entry["digest"])
+    {
+        entries.push(entry.clone());
+    }
+    Ok(index.to_string().into_bytes())
 }
 
 fn annotations(manifest: &[u8]) -> Value {

@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 
 use reqwest::{
     Client, ClientBuilder, Method, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION},
+    header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LINK, LOCATION},
     redirect::Policy,
     tls::Version,
 };
@@ -102,10 +102,13 @@ impl Transport {
     pub async fn clearer(&self, call: &Call, problem: Problem) -> Problem {
         let vague = matches!(&problem, Problem::Broken(error)
             if !self.plain && !error.is_connect() && certificate_alert(error).is_none());
+        if !vague {
+            return problem;
+        }
         let host = self.base.host_str().unwrap_or_default();
         let older = client(host, &self.trust, true);
         let older = older.and_then(|older| built(host, older.tls_version_max(Version::TLS_1_2)));
-        let Some(older) = older.ok().filter(|_| vague) else {
+        let Ok(older) = older else {
             return problem;
         };
         let request = older.request(call.method.clone(), call.url.clone());
@@ -212,6 +215,16 @@ impl Transport {
 pub(super) fn location(response: &Response) -> Option<String> {
     let value = response.headers().get(LOCATION)?;
     value.to_str().ok().map(str::to_owned)
+}
+
+/// Where the next page of a list is (OCI distribution-spec, "Listing Referrers"; RFC 8288), on the
+/// same host.
+pub(super) fn next_page(response: &Response) -> Option<Url> {
+    let link = response.headers().get(LINK)?.to_str().ok()?;
+    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    let next = parameters.contains("rel=\"next\"") || parameters.contains("rel=next");
+    let url = response.url().join(target).ok().filter(|_| next)?;
+    Some(url).filter(|url| url.origin() == response.url().origin())
 }
 
 /// An address without its query, which may hold a signature and does not belong in a log.

@@ -36,6 +36,7 @@ mod probe_host;
 mod progress;
 mod push;
 mod pyc;
+mod referrers;
 mod registry;
 mod registry_tokens;
 mod registry_uploads;

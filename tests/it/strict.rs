@@ -8,6 +8,8 @@ use std::{
     thread,
 };
 
+use serde_json::{Value, json};
+
 use crate::mini::sha256;
 
 /// What the registry does besides what the specification says.
@@ -25,9 +27,28 @@ pub struct Rules {
     pub elsewhere: Option<(&'static str, String)>,
     /// Every request wants a token.
     pub tokens: Option<Tokens>,
+    /// It lists what refers to an image (OCI distribution-spec 1.1, "Listing Referrers").
+    pub referrers: Option<Listing>,
+    /// Manifests have entity tags, and are put on condition (RFC 9110, 13.1).
+    pub etags: bool,
+    /// Before this one of the lists of referrers under tags is put, somebody else puts one that
+    /// names [`RIVAL`] as well.
+    pub rival: Option<usize>,
     /// Changes the answer to `METHOD PATH`.
     pub alter: Option<Arc<Alter>>,
 }
+
+/// How a registry lists referrers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// One a page.
+    Pages,
+    /// Not yet: its list is always empty.
+    Late,
+}
+
+/// What another writer adds to a list of referrers.
+pub const RIVAL: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 type Alter = dyn Fn(&str, &mut Answer) + Send + Sync;
 
@@ -66,6 +87,8 @@ struct State {
     uploads: Vec<Vec<u8>>,
     kept: BTreeMap<String, Vec<u8>>,
     cut: bool,
+    /// How many lists of referrers were put under tags.
+    lists: usize,
     /// The tokens that are good.
     tokens: Vec<String>,
     given: usize,
@@ -100,6 +123,15 @@ impl Strict {
         let state = self.shared.state.lock().unwrap();
         let seen = state.seen.iter().filter(|seen| seen.method == method);
         seen.cloned().collect()
+    }
+
+    /// What a name stands for.
+    pub fn manifest(&self, repository: &str, name: &str) -> Option<Value> {
+        let state = self.shared.state.lock().unwrap();
+        let bytes = state
+            .kept
+            .get(&format!("/v2/{repository}/manifests/{name}"))?;
+        Some(serde_json::from_slice(bytes).unwrap())
     }
 
     /// Whether a repository has the manifest.
@@ -193,9 +225,10 @@ impl Shared {
             ("POST", true) if mounted(&mut state, seen) => status(201),
             ("POST", true) => self.begin(&mut state, path),
             (method, true) => self.upload(&mut state, seen, method),
-            ("PUT", false) => keep(&mut state, path, seen.body.clone()),
+            ("PUT", false) => self.put(&mut state, seen),
+            _ if path.contains("/referrers/") => self.list(&state, &seen.path),
             _ => match state.kept.get(path) {
-                Some(bytes) => Answer(200, Vec::new(), bytes.clone()),
+                Some(bytes) => Answer(200, self.tag(bytes), bytes.clone()),
                 None => status(404),
             },
         }
@@ -244,6 +277,90 @@ impl Shared {
         state.kept.insert(format!("{}/{digest}", &path[..at]), blob);
         status(201)
     }
+}
+
+impl Shared {
+    /// The header with the entity tag of a manifest or a blob.
+    fn tag(&self, bytes: &[u8]) -> Vec<(&'static str, String)> {
+        match self.rules.etags {
+            true => vec![("ETag", entity_tag(bytes))],
+            false => Vec::new(),
+        }
+    }
+
+    fn put(&self, state: &mut State, seen: &Seen) -> Answer {
+        let path = &seen.path;
+        if path.contains("/manifests/sha256-") {
+            if self.rules.rival == Some(state.lists) {
+                let old = state.kept.get(path).map(Vec::as_slice);
+                let new = with_rival(old.unwrap_or(br#"{"manifests": []}"#));
+                state.kept.insert(path.clone(), new);
+            }
+            state.lists += 1;
+        }
+        let now = state.kept.get(path).map(|bytes| entity_tag(bytes));
+        let wanted = |name: &str| seen.headers.get(name);
+        let differs = wanted("if-match").is_some_and(|tag| Some(tag) != now.as_ref());
+        let exists = wanted("if-none-match").is_some() && now.is_some();
+        if self.rules.etags && (differs || exists) {
+            return status(412);
+        }
+        let mut answer = keep(state, path, seen.body.clone());
+        if let (Some(_), Some(subject)) = (self.rules.referrers, subject(&seen.body)) {
+            answer.1.push(("OCI-Subject", subject));
+        }
+        answer
+    }
+
+    /// What refers to an image; `n` says which page.
+    fn list(&self, state: &State, path: &str) -> Answer {
+        let Some(listing) = self.rules.referrers else {
+            return status(404);
+        };
+        let (place, query) = path.split_once('?').unwrap_or((path, ""));
+        let (repository, digest) = place.split_once("/referrers/").unwrap();
+        let start = format!("{repository}/manifests/sha256:");
+        let kept = state.kept.iter().filter(|(name, bytes)| {
+            name.starts_with(&start) && subject(bytes).as_deref() == Some(digest)
+        });
+        let all: Vec<Value> = kept.map(|(_, bytes)| descriptor(bytes)).collect();
+        let page = query.split('&').find_map(|pair| pair.strip_prefix("n="));
+        let page: usize = page.map_or(0, |page| page.parse().unwrap());
+        let (shown, more) = match listing {
+            Listing::Pages => (all.get(page).into_iter().collect(), all.len() > page + 1),
+            Listing::Late => (Vec::new(), false),
+        };
+        let next = || ("Link", format!("<{place}?n={}>; rel=\"next\"", page + 1));
+        let index = json!({"schemaVersion": 2, "manifests": shown});
+        Answer(
+            200,
+            more.then(next).into_iter().collect(),
+            index.to_string().into_bytes(),
+        )
+    }
+}
+
+fn entity_tag(bytes: &[u8]) -> String {
+    format!("\"{}\"", sha256(bytes))
+}
+
+fn with_rival(list: &[u8]) -> Vec<u8> {
+    let mut list: Value = serde_json::from_slice(list).unwrap();
+    let entries = list["manifests"].as_array_mut().unwrap();
+    entries.push(json!({"digest": RIVAL}));
+    list.to_string().into_bytes()
+}
+
+/// The image that a manifest refers to.
+fn subject(manifest: &[u8]) -> Option<String> {
+    let manifest: Value = serde_json::from_slice(manifest).ok()?;
+    Some(manifest["subject"]["digest"].as_str()?.to_owned())
+}
+
+fn descriptor(manifest: &[u8]) -> Value {
+    let parsed: Value = serde_json::from_slice(manifest).unwrap();
+    json!({"mediaType": parsed["mediaType"], "digest": format!("sha256:{}", sha256(manifest)),
+        "size": manifest.len(), "artifactType": parsed["artifactType"]})
 }
 
 fn upload_of<'s>(state: &'s mut State, path: &str) -> &'s mut Vec<u8> {
