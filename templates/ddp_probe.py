@@ -4,12 +4,14 @@ imgbuild copies this file into a container (or runs it on the host) and launches
 
     python -m torch.distributed.run --standalone --nproc_per_node=N ddp_probe.py --backend nccl
 
-next to ddp_report.py, ddp_machine.py, ddp_alone.py and ddp_speed.py, which it imports. Beyond these
-it needs the standard library and torch alone: Python 3.8+, torch 1.12+, numpy or not.
+next to ddp_lines.py, ddp_report.py, ddp_machine.py, ddp_alone.py, ddp_speed.py and ddp_p2p.py, which
+it imports. Beyond these it needs the standard library and torch alone: Python 3.8+, torch 1.12+,
+numpy or not.
 
 Each rank writes one line on stdout, `IMGBUILD_PROBE_RANK {json}`, and rank 0 also writes
-`IMGBUILD_PROBE_SUMMARY {json}`; progress and tracebacks go to stderr. A rank that fails names the
-step and a stable `code`; `secondary` tells that it stopped only because another rank did.
+`IMGBUILD_PROBE_SUMMARY {json}`; progress and tracebacks go to stderr, the latter as `[rank1]: ...`.
+A rank that fails names the step and a stable `code`; `secondary` tells that it stopped only because
+another rank did.
 
 Exit status: 0 passed, 1 a check failed, 2 bad flags, 3 the job can't start here (no GPU, CPU-only
 torch ...), 124 no progress within the limit, 143 stopped by a signal.
@@ -31,8 +33,14 @@ import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
+from ddp_lines import mark_lines
+
+if __name__ == "__main__":  # before torch is imported
+    mark_lines(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+
 from ddp_alone import check_device_alone, check_gpu_health
 from ddp_machine import CPU_NOTE, check_device, check_torch, shm_size, summary, torch
+from ddp_p2p import look_again
 from ddp_report import (
     CANNOT_RUN,
     EXIT_CANNOT_RUN,
@@ -463,7 +471,7 @@ def parse_args(argv):
 def main(argv=None):
     """Run the probe in this process and return its exit status."""
     run = Run(parse_args(argv), os.environ, summary)
-    run.evidence = nccl_complaints
+    run.evidence, run.look_again = nccl_complaints, look_again
     faulthandler.enable()
     run.watch()
     kind = CPU_NOTE if run.args.backend == "gloo" else "GPU (nccl)"

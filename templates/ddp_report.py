@@ -138,7 +138,9 @@ class Run:
         self.figures.update(step_ms=[], gemm_tflops=None)
         self.speed = {"bandwidth": [], "transports": {}, "topology": [], "scaling": [], "model": None}
         self.evidence = list  # a function: lines that help to explain a failure
+        self.look_again = None  # a function of this run: a stall's code, and the lines that speak for it
         self._report_once = threading.Lock()
+        self._signals = None
 
     def beat(self, where=""):
         """Note progress: the watchdog fires when none is noted for --stall-timeout seconds."""
@@ -154,6 +156,8 @@ class Run:
         """Run one named check, which returns its detail or raises; record it either way."""
         begun, self.step = time.monotonic(), name
         self.beat()
+        with contextlib.suppress(OSError):  # the last line of a rank that is killed tells where it was
+            os.write(2, f"[rank{self.rank}]: begins {name}\n".encode())
         try:
             word, detail = "ok", function(self)
         except SkippedError as skip:
@@ -167,7 +171,7 @@ class Run:
             self.checks.append(dict(entry, seconds=seconds, detail=detail))
             self.say(f"{name:<14} {word:<7} {seconds:6.2f} s  {detail}")
 
-    def report(self, code=None, error=None):
+    def report(self, code=None, error=None, evidence=()):
         """Write this rank's line (and rank 0's summary) once; False when that was done already."""
         if not self._report_once.acquire(blocking=False):
             return False
@@ -179,7 +183,7 @@ class Run:
         rank.update(where=None if ok else self.where, secondary=code in SECONDARY)
         rank.update(hostname=socket.gethostname(), ended_at=finite(time.time(), 3))
         rank.update(device=self.device and str(self.device), gpu=self.gpu, **self.figures)
-        rank.update(evidence=[] if ok else attempt(self.evidence) or [])
+        rank.update(evidence=[] if ok else [*evidence] or attempt(self.evidence) or [])
         write_line(RANK_MARK, dict(rank, checks=self.checks))
         if self.rank == 0:
             write_line(SUMMARY_MARK, dict(base, **self.summary(self)))
@@ -197,16 +201,22 @@ class Run:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         os.register_at_fork(after_in_child=forget_signals)
-        threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
+        self._signals = reader
+        threading.Thread(target=self._watch, daemon=True).start()
 
-    def _watch(self, reader):
+    def signalled(self, seconds):
+        """Wait so long for a signal that is to end this rank; whether one came."""
+        got = os.read(self._signals, 512) if select.select([self._signals], [], [], seconds)[0] else b""
+        return signal.SIGTERM in got or signal.SIGINT in got
+
+    def _watch(self):
         limits = self.args
         while True:
-            got = os.read(reader, 512) if select.select([reader], [], [], 0.25)[0] else b""
+            ended = self.signalled(0.25)
             if os.getppid() != self.parent:  # torchrun was killed: nobody else ends this rank
                 self.abort("terminated", f"the launcher is gone, in {self.step}", EXIT_STOPPED)
             now, at = time.monotonic(), f"{self.step} ({self.where})" if self.where else self.step
-            if signal.SIGTERM in got or signal.SIGINT in got:
+            if ended:
                 self.abort("terminated", f"stopped by a signal in {at}", EXIT_STOPPED)
             elif now - self.moved > limits.stall_timeout + 2:  # gloo's own error may come first
                 code = "rendezvous" if self.step == "rendezvous" else "stall"
@@ -217,7 +227,10 @@ class Run:
 
     def abort(self, code, error, status):
         """Report from the watchdog's thread and end the process, whatever the main thread does."""
-        if self.report(code, error):
+        evidence = []
+        if code == "stall" and self.look_again:
+            code, evidence = attempt(self.look_again, self) or (code, evidence)
+        if self.report(code, error, evidence):
             if status == EXIT_STALLED:
                 faulthandler.dump_traceback(all_threads=True)
             leave(status)

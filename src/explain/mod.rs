@@ -150,7 +150,7 @@ mod tests {
         let mut seen = BTreeSet::new();
         for entry in all() {
             assert!(seen.insert(entry.code), "{} twice", entry.code);
-            let plain = |c: char| c.is_ascii_lowercase() || c == '-';
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             assert!(
                 entry.code.len() <= 20 && entry.code.chars().all(plain),
                 "{}",
@@ -167,7 +167,9 @@ mod tests {
     fn every_code_of_the_probe_is_here() {
         let programs = [
             include_str!("../../templates/ddp_alone.py"),
+            include_str!("../../templates/ddp_lines.py"),
             include_str!("../../templates/ddp_machine.py"),
+            include_str!("../../templates/ddp_p2p.py"),
             include_str!("../../templates/ddp_probe.py"),
             include_str!("../../templates/ddp_report.py"),
             include_str!("../../templates/ddp_speed.py"),

@@ -138,6 +138,16 @@ pub(super) const ENTRIES: &[Entry] = &[
         NCCL,
     ),
     entry(
+        "p2p",
+        "the GPUs hang when they talk to each other directly (P2P), and do not without it",
+        "PCIe's access control services (ACS), or an IOMMU that translates, send astray what one GPU writes to another, \
+         and NCCL waits for ever; over NVLink, NVIDIA's fabric manager that does not run does the same",
+        "turn off ACS or the IOMMU (VT-d, AMD-Vi) in the BIOS, or boot the kernel with iommu=pt; ACS is on where \
+         `sudo lspci -vvv | grep ACSCtl` shows SrcValid+; until then NCCL_P2P_DISABLE=1 in the environment goes around it, \
+         and is slower",
+        "NVIDIA, NCCL user guide, Troubleshooting, PCI Access Control Services",
+    ),
+    entry(
         "slow-scaling",
         "more ranks train hardly faster than fewer",
         "the GPUs talk over a slow path, or the CPUs do not keep up with them",

@@ -65,6 +65,12 @@ pub async fn probe_host(
     request: &ProbeRequest,
     reporter: &Reporter,
 ) -> Result<ProbeReport> {
+    // The job runs in a folder of its own.
+    let python = match python.components().count() {
+        0 | 1 => python.to_owned(),
+        _ => std::path::absolute(python).map_err(|e| cannot_start(python, &e))?,
+    };
+    let python = python.as_path();
     let mut before = Before::start();
     before.python(python);
     gpus::on_this_machine(request.backend)?;

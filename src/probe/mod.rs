@@ -1,11 +1,13 @@
 //! The probe: a real multi-process DDP job in an image, and a verdict.
 //!
-//! [`spec`] says what runs, [`output`] reads what it wrote, [`report`] judges, [`text`] and [`page`] show it;
+//! [`spec`] says what runs, [`output`] reads what it wrote, [`report`] judges by the [`cause`], [`text`] and [`page`]
+//! show it;
 //! all of these are pure. [`run`] does the I/O with a
 //! daemon, [`host`] with processes of this machine; [`emit`] leaves it to a cluster's engine.
 
 mod advice;
 mod before;
+mod cause;
 mod chart;
 mod emit;
 mod gpus;

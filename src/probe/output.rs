@@ -11,8 +11,12 @@ const RANK_MARK: &str = "IMGBUILD_PROBE_RANK ";
 const SUMMARY_MARK: &str = "IMGBUILD_PROBE_SUMMARY ";
 /// Before a line that tells a person what rank 0 does.
 const PROGRESS_MARK: &str = "imgbuild probe: ";
+/// What a rank writes when it begins a check.
+const BEGIN_MARK: &str = "begins ";
 /// How many of the last lines on stderr are kept: torchrun's own report has some 40.
 const TAIL: usize = 200;
+/// How many of each rank's own are.
+const RANK_TAIL: usize = 30;
 
 /// One rank's result, as the rank itself wrote it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -183,6 +187,14 @@ pub struct Output {
     /// The last thing that rank 0 told a person.
     pub last_progress: Option<String>,
     stderr: VecDeque<String>,
+    by_rank: BTreeMap<u32, RankLines>,
+}
+
+/// What a rank wrote to stderr.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct RankLines {
+    last: VecDeque<String>,
+    begun: Option<String>,
 }
 
 impl Output {
@@ -198,13 +210,39 @@ impl Output {
                     self.last_progress = Some(progress.trim().to_owned());
                     return Some(progress);
                 }
-                if self.stderr.len() == TAIL {
-                    self.stderr.pop_front();
+                if !self.take_ranks(line) {
+                    keep_last(&mut self.stderr, line, TAIL);
                 }
-                self.stderr.push_back(line.to_owned());
                 None
             }
         }
+    }
+
+    /// Keeps a line that says whose it is; whether it told of a check's begin, which concerns that rank alone.
+    fn take_ranks(&mut self, line: &str) -> bool {
+        let Some((rank, text)) = marked_line(line) else {
+            return false;
+        };
+        let lines = self.by_rank.entry(rank).or_default();
+        keep_last(&mut lines.last, text, RANK_TAIL);
+        let begun = text.strip_prefix(BEGIN_MARK);
+        if let Some(step) = begun {
+            lines.begun = Some(step.to_owned());
+        }
+        begun.is_some()
+    }
+
+    /// The last lines of each rank that wrote any.
+    pub fn last_lines(&self) -> BTreeMap<u32, Vec<String>> {
+        let ranks = self.by_rank.iter();
+        ranks
+            .map(|(rank, lines)| (*rank, lines.last.iter().cloned().collect()))
+            .collect()
+    }
+
+    /// The check that a rank began last.
+    pub fn begun(&self, rank: u32) -> Option<String> {
+        self.by_rank.get(&rank)?.begun.clone()
     }
 
     /// The last lines on stderr, progress left out, at most `count`.
@@ -269,6 +307,19 @@ impl Output {
             }
         }
     }
+}
+
+/// `[rank1]: text`, or `[rank1]:[W...` as PyTorch's own C++ has it.
+fn marked_line(line: &str) -> Option<(u32, &str)> {
+    let (rank, text) = line.strip_prefix("[rank")?.split_once("]:")?;
+    Some((rank.parse().ok()?, text.strip_prefix(' ').unwrap_or(text)))
+}
+
+fn keep_last(lines: &mut VecDeque<String>, line: &str, limit: usize) {
+    if lines.len() == limit {
+        lines.pop_front();
+    }
+    lines.push_back(line.to_owned());
 }
 
 /// Whether a line holds a rank's or the job's result.
@@ -336,6 +387,33 @@ mod tests {
         assert_eq!(output.stderr_tail(1000).len(), TAIL);
         assert_eq!(output.stderr_with(&["line 2", "none"]), Some("line 204"));
         assert_eq!(output.last_progress.as_deref(), Some("torch ok"));
+    }
+
+    #[test]
+    fn each_ranks_own_lines_are_kept_apart() {
+        let mut output = Output::default();
+        for line in [
+            "[rank1]: begins train",
+            "[rank0]: Traceback (most recent call last):",
+            "[rank1]:[W1125 socket.cpp:1] slow",
+            "[rank1]: begins samples",
+            "[rankx]: not a rank",
+        ] {
+            assert_eq!(output.take(Channel::Err, line), None);
+        }
+        assert_eq!(output.begun(1).as_deref(), Some("samples"));
+        assert_eq!(output.begun(0), None);
+        let last = output.last_lines();
+        assert_eq!(last[&0], ["Traceback (most recent call last):"]);
+        assert_eq!(
+            last[&1],
+            [
+                "begins train",
+                "[W1125 socket.cpp:1] slow",
+                "begins samples"
+            ]
+        );
+        assert_eq!(output.stderr_tail(9).len(), 3);
     }
 
     #[test]

@@ -46,13 +46,14 @@ fn render(name: &str, template: &str, report: &ProbeReport, charts: Vec<Chart>) 
                 report,
                 charts,
                 totals => totals(report),
-                text => clean(&report.to_string()),
+                text => report.to_string(),
             })
         })
+        .map(|text| clean(&text))
         .map_err(failed)
 }
 
-/// XML has no place for most control characters (XML 1.0, section 2.2).
+/// XML has no place for most control characters (XML 1.0, section 2.2), and a page no use for them.
 fn clean(text: &str) -> String {
     let allowed = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
     text.chars().filter(|c| allowed(*c)).collect()
@@ -66,11 +67,15 @@ struct Totals {
 }
 
 fn totals(report: &ProbeReport) -> Totals {
-    let checks = || report.ranks.iter().flat_map(|rank| &rank.checks);
+    let ranks = report.ranks.iter().flat_map(|rank| &rank.checks);
+    let checks = || report.before.iter().chain(ranks.clone());
+    let missing = report.missing_ranks.len();
     Totals {
-        // The verdict is a test of its own.
-        tests: checks().count() + 1,
-        failures: checks().filter(|check| !check.ok).count() + usize::from(!report.passed()),
+        // The verdict is a test of its own, and so is it that a rank gave a result.
+        tests: checks().count() + missing + 1,
+        failures: checks().filter(|check| !check.ok).count()
+            + missing
+            + usize::from(!report.passed()),
         skipped: checks().filter(|check| check.skipped).count(),
     }
 }
@@ -175,7 +180,10 @@ fn steps(report: &ProbeReport) -> Option<Chart> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::report::tests::{cpu_run, report};
+    use crate::probe::{
+        output::Check,
+        report::tests::{cpu_run, report},
+    };
 
     #[test]
     fn a_page_loads_nothing_and_hides_nothing() {
@@ -211,6 +219,7 @@ mod tests {
     fn junit_has_a_case_a_check_and_rank() {
         let xml = report(&cpu_run(2)).to_junit().unwrap();
         assert_eq!(xml.matches("<testcase").count(), 5);
+        assert_eq!(xml.matches("<system-err").count(), 0);
         assert_eq!(xml.matches("<skipped").count(), 2);
         assert_eq!(xml.matches("<failure").count(), 0);
         let mut run = cpu_run(2);
@@ -221,5 +230,45 @@ mod tests {
             xml.contains("tests=\"5\" failures=\"1\" skipped=\"2\""),
             "{xml}"
         );
+    }
+
+    #[test]
+    fn junit_has_the_checks_before_and_each_ranks_lines() {
+        let mut run = cpu_run(2);
+        run.lose(1);
+        run.stderr("[rank1]: begins \u{1b}[31mtrain");
+        run.outcome.exit_code = Some(1);
+        let check = |name: &str, skipped| Check {
+            name: name.into(),
+            ok: true,
+            skipped,
+            seconds: Some(0.25),
+            detail: "as found".into(),
+        };
+        let before = vec![check("memlock", false), check("driver", true)];
+        let xml = report(&run).after(before).to_junit().unwrap();
+        for words in [
+            "<testsuite name=\"before the job\" tests=\"2\" failures=\"0\" skipped=\"1\" time=\"0.5\">",
+            "name=\"memlock\" time=\"0.25\"",
+            "<system-out>as found</system-out>",
+            "<testsuite name=\"rank 1\" tests=\"1\" failures=\"1\"",
+            "<system-err>begins [31mtrain</system-err>",
+            "tests=\"6\" failures=\"2\" skipped=\"2\"",
+        ] {
+            assert!(xml.contains(words), "{words}: {xml}");
+        }
+    }
+
+    #[test]
+    fn a_page_has_each_ranks_lines_apart() {
+        let mut run = cpu_run(2);
+        run.fail(1, "shm", "dataloader_shm", false);
+        run.stderr("[rank0]: what 0 wrote");
+        run.stderr("[rank1]: what 1 wrote");
+        let page = report(&run).to_html().unwrap();
+        let own = "<details open><summary>Last lines of rank 1</summary><pre>what 1 wrote";
+        assert!(page.contains(own), "{page}");
+        let other = "<details><summary>Last lines of rank 0</summary><pre>what 0 wrote";
+        assert!(page.contains(other), "{page}");
     }
 }

@@ -62,6 +62,11 @@ impl Run {
         line["error"] = json!(format!("{code} happened"));
     }
 
+    /// This rank gave no result.
+    pub fn lose(&mut self, rank: usize) {
+        self.ranks[rank] = Value::Null;
+    }
+
     pub fn stderr(&mut self, line: &str) {
         self.stderr.push(line.to_owned());
     }
@@ -124,6 +129,7 @@ fn a_cpu_pass_is_never_a_gpu_pass() {
 fn the_json_can_be_read_back() {
     let mut failed = cpu_run(2);
     failed.fail(0, "oom", "train", false);
+    failed.stderr("[rank0]: begins train");
     for report in [report(&failed), report(&run(Backend::Gpus(2)))] {
         let text = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<ProbeReport>(&text).unwrap(), report);
@@ -157,6 +163,10 @@ fn a_missing_rank_is_named() {
     run.outcome.exit_code = Some(1);
     let (code, rank, message) = cause(&run);
     assert_eq!((code.as_str(), rank), ("rank-missing", Some(2)));
+    let step = |run: &Run| report(run).failure.unwrap().step;
+    assert_eq!(step(&run).as_deref(), Some("all_reduce"));
+    run.stderr("[rank2]: begins reduce_scatter");
+    assert_eq!(step(&run).as_deref(), Some("reduce_scatter"));
     assert!(message.contains("SIGKILL"), "{message}");
     run.outcome.oom_killed = true;
     assert_eq!(cause(&run).0, "memory");

@@ -15,8 +15,9 @@ pub(super) const GRACE: Duration = Duration::from_secs(8);
 const GIB: u64 = 1 << 30;
 const FOLDER: &str = "/tmp/imgbuild-probe";
 /// The job, next to what it imports.
-pub(super) const SCRIPTS: [(&str, &str); 5] = [
+pub(super) const SCRIPTS: [(&str, &str); 7] = [
     ("ddp_probe.py", include_str!("../../templates/ddp_probe.py")),
+    ("ddp_lines.py", include_str!("../../templates/ddp_lines.py")),
     (
         "ddp_report.py",
         include_str!("../../templates/ddp_report.py"),
@@ -27,6 +28,7 @@ pub(super) const SCRIPTS: [(&str, &str); 5] = [
     ),
     ("ddp_alone.py", include_str!("../../templates/ddp_alone.py")),
     ("ddp_speed.py", include_str!("../../templates/ddp_speed.py")),
+    ("ddp_p2p.py", include_str!("../../templates/ddp_p2p.py")),
 ];
 
 /// A job to run, wherever it runs.

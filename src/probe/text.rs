@@ -9,6 +9,7 @@ use super::{
 
 /// How many lines of stderr are shown; the JSON has more.
 const STDERR_LINES: usize = 15;
+const WIDTH: usize = 96;
 const HEADS: [&str; 5] = ["rank", "device", "samples/s", "checks", "loss"];
 
 impl fmt::Display for ProbeReport {
@@ -35,10 +36,12 @@ impl fmt::Display for ProbeReport {
             writeln!(f, "*** {note} ***")?;
         }
         for check in &self.before {
-            writeln!(f, "{:<11}  {}", check.name, check.detail)?;
+            let seconds = check.seconds.unwrap_or_default();
+            writeln!(f, "{:<11} {seconds:>6.3} s  {}", check.name, check.detail)?;
         }
         writeln!(f)?;
         f.write_str(&table(self))?;
+        f.write_str(&times(self))?;
         if let Some(summary) = &self.summary {
             writeln!(f)?;
             f.write_str(&facts(summary))?;
@@ -120,6 +123,44 @@ fn checks(rank: &RankResult) -> String {
         let _ = write!(text, ", {skips} n/a");
     }
     text
+}
+
+/// Each check of the job with the time that its slowest rank took.
+fn times(report: &ProbeReport) -> String {
+    let mut slowest: Vec<(&str, f64)> = Vec::new();
+    let all = report.ranks.iter().flat_map(|rank| &rank.checks);
+    for check in all.filter(|check| !check.skipped) {
+        let seconds = check.seconds.unwrap_or_default();
+        match slowest.iter_mut().find(|(name, _)| *name == check.name) {
+            Some((_, longest)) => *longest = longest.max(seconds),
+            None => slowest.push((&check.name, seconds)),
+        }
+    }
+    let words = slowest
+        .into_iter()
+        .map(|(name, seconds)| format!("{name} {seconds:.2}"));
+    wrapped("checks in seconds, slowest rank:", words)
+}
+
+/// A heading and its words, separated by commas, in indented lines of a terminal's width.
+fn wrapped(heading: &str, words: impl Iterator<Item = String>) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.len() + word.len() + 2 < WIDTH => {
+                let _ = write!(line, ", {word}");
+            }
+            Some(line) => {
+                line.push(',');
+                lines.push(format!("  {word}"));
+            }
+            None => lines.push(format!("  {word}")),
+        }
+    }
+    match lines.is_empty() {
+        true => String::new(),
+        false => format!("\n{heading}\n{}\n", lines.join("\n")),
+    }
 }
 
 fn facts(summary: &Summary) -> String {
@@ -236,18 +277,37 @@ fn failed(failure: &Failure, report: &ProbeReport) -> String {
         let head = if n == 0 { "nccl: " } else { "      " };
         let _ = writeln!(text, "  {head}{line}");
     }
-    let skipped = report.stderr.len().saturating_sub(STDERR_LINES);
-    if !report.stderr.is_empty() {
-        text.push_str("  last lines:\n");
+    let own = failure
+        .rank
+        .and_then(|rank| Some((rank, report.last_lines.get(&rank)?)));
+    if let Some((rank, lines)) = own {
+        text.push_str(&last(&format!("last lines of rank {rank}"), lines));
     }
-    for line in report.stderr.iter().skip(skipped) {
-        let _ = writeln!(text, "    {line}");
+    // What torchrun tells belongs to no rank, nor does what came before the ranks began.
+    let others = report
+        .stderr
+        .iter()
+        .filter(|line| !line.starts_with("[rank"));
+    if own.is_none() {
+        text.push_str(&last("last lines", others));
     }
     text
 }
 
+fn last<'a>(heading: &str, lines: impl IntoIterator<Item = &'a String>) -> String {
+    let lines: Vec<&String> = lines.into_iter().collect();
+    let skipped = lines.len().saturating_sub(STDERR_LINES);
+    let shown = lines.iter().skip(skipped);
+    let shown: String = shown.map(|line| format!("    {line}\n")).collect();
+    match shown.is_empty() {
+        true => shown,
+        false => format!("  {heading}:\n{shown}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::probe::report::tests::{cpu_run, report};
 
     #[test]
@@ -261,6 +321,9 @@ mod tests {
            0  cpu         100.5  1/1 ok, 1 n/a  2.4000 -> 0.5000
            1  cpu         100.5  1/1 ok, 1 n/a  2.4000 -> 0.5000
 
+        checks in seconds, slowest rank:
+          torch 1.00
+
         torch 2.15.0, Python 3.11.2
         201.0 samples/s in all, /dev/shm 2.0 GiB
         set in the environment: NCCL_DEBUG=INFO
@@ -273,16 +336,33 @@ mod tests {
     fn a_failure_names_rank_step_and_way_out() {
         let mut run = cpu_run(2);
         run.fail(1, "shm", "dataloader_shm", false);
-        run.stderr("Traceback: something");
+        for line in [
+            "[rank0]: the other's",
+            "[rank1]: begins dataloader_shm",
+            "[rank1]: Traceback: something",
+            "torchrun's own",
+        ] {
+            run.stderr(line);
+        }
         run.outcome.exit_code = Some(1);
-        let text = report(&run).to_string();
+        let check = Check {
+            name: "shm".into(),
+            seconds: Some(0.004),
+            detail: "64 MiB (--shm-size)".into(),
+            ..Check::default()
+        };
+        let text = report(&run).after(vec![check]).to_string();
         insta::assert_snapshot!(text, @r"
         image train:dev (sha256:0123456789ab)
         *** CPU (gloo): proves the software path, not the GPUs ***
+        shm          0.004 s  64 MiB (--shm-size)
 
         rank  device  samples/s  checks                              loss
            0  cpu         100.5  1/1 ok, 1 n/a                       2.4000 -> 0.5000
            1  cpu         100.5  1 ok, dataloader_shm FAILED, 1 n/a  2.4000 -> 0.5000
+
+        checks in seconds, slowest rank:
+          torch 1.00
 
         torch 2.15.0, Python 3.11.2
         201.0 samples/s in all, /dev/shm 2.0 GiB
@@ -291,8 +371,31 @@ mod tests {
         FAIL  2 ranks, gloo, 12.3 s
           why:  rank 1 in dataloader_shm: shm happened [shm]
           hint: give more shared memory: --shm-size (and --shm-size in your own docker run)
-          last lines:
+          last lines of rank 1:
+            begins dataloader_shm
             Traceback: something
         ");
+    }
+
+    #[test]
+    fn without_a_rank_the_launchers_words_are_shown() {
+        let mut run = cpu_run(1);
+        run.stderr("[rank0]: begins torch");
+        run.stderr("torchrun's own");
+        run.outcome.exit_code = Some(1);
+        let text = report(&run).to_string();
+        assert!(
+            text.ends_with("  last lines:\n    torchrun's own\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn many_checks_are_wrapped() {
+        let words = (0..30).map(|n| format!("check{n} 0.01"));
+        let text = wrapped("all:", words);
+        assert!(text.lines().all(|line| line.len() <= WIDTH), "{text}");
+        assert_eq!(text.matches("check").count(), 30);
+        assert_eq!(wrapped("none:", std::iter::empty()), "");
     }
 }

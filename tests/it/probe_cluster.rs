@@ -269,10 +269,17 @@ fn killed_rank(slurm: &Slurm, variables: &[(&str, &str)]) {
     assert_eq!(report["note"], NOTE);
     assert_eq!(report["failure"]["rank"], 3, "{report}");
     assert_eq!(report["failure"]["code"], "rank-missing", "{report}");
+    // Its own last line names the step, not where the others stopped.
+    let lines = report["last_lines"]["3"].as_array().unwrap();
+    let step = lines.last().unwrap().as_str().unwrap();
+    let step = step.strip_prefix("begins ").unwrap();
+    assert_eq!(report["failure"]["step"], step, "{report}");
+    let text = read(&project, &[]).stdout;
     assert!(
-        read(&project, &[]).stdout.contains("rank 3 on n2"),
-        "{report}"
+        text.contains(&format!("rank 3 on n2 in {step}: it was killed")),
+        "{text}"
     );
+    assert!(text.contains("last lines of rank 3:\n"), "{text}");
 }
 
 /// The second node looks for the first under a name that nobody has.

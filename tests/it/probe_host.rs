@@ -1,6 +1,7 @@
 //! `imgbuild probe --runtime host` with a real torch on CPUs, Debian's: what passes, and faults made here.
 
 mod catalogue;
+mod p2p;
 
 use std::{
     fs,
@@ -44,7 +45,7 @@ fn write_program(project: &Project, name: &str, text: &str) {
 fn command(project: &Project, flags: &[&str]) -> Command {
     let mut command = project.command(env!("CARGO_BIN_EXE_imgbuild"));
     command.args(["-q", "probe", "--runtime", "host", "--python"]);
-    command.arg(project.path("python")).args(flags);
+    command.arg("./python").args(flags);
     command.args(["--format", "json"]);
     for report in REPORTS {
         command.args(["--report", report]);
@@ -122,10 +123,14 @@ fn a_pass_on_cpus() {
 /// The processes of a run's ranks, once all of them are past their imports.
 fn ranks(imgbuild: u32, count: usize) -> Vec<(u32, String)> {
     for _ in 0..600 {
-        let all: Vec<(u32, String)> = descendants(imgbuild)
-            .into_iter()
-            .filter_map(|pid| Some((pid, local_rank(pid)?)))
-            .collect();
+        let mut all: Vec<(u32, String)> = Vec::new();
+        for pid in descendants(imgbuild) {
+            // Its own children come after it.
+            match local_rank(pid) {
+                Some(rank) if all.iter().all(|(_, known)| *known != rank) => all.push((pid, rank)),
+                _ => {}
+            }
+        }
         if all.len() >= count {
             return all;
         }
@@ -177,24 +182,107 @@ fn end(child: Child) -> (Option<i32>, Value) {
     (output.status.code(), report(&text))
 }
 
+/// A run that has come past a check, and the process of its second rank.
+fn past(project: &Project, check: &str, flags: &[&str]) -> (Child, u32) {
+    let command = command(project, flags);
+    let told = command.get_args().map(ToOwned::to_owned);
+    let told: Vec<_> = told.filter(|word| word != "-q").collect();
+    let mut command = project.command(command.get_program().to_str().unwrap());
+    let mut child = command
+        .args(told)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    let met = progress.find(|line| line.as_ref().is_ok_and(|line| line.contains(check)));
+    assert!(met.is_some(), "the ranks did not come past {check}");
+    thread::spawn(move || progress.count());
+    let all = ranks(child.id(), 2);
+    let second = all.iter().find(|(_, rank)| rank == "1").unwrap().0;
+    (child, second)
+}
+
+/// The check that a rank's own last lines say it was in.
+fn begun(report: &Value, rank: &str) -> String {
+    let lines = report["last_lines"][rank].as_array().unwrap();
+    let last = lines
+        .iter()
+        .rev()
+        .find_map(|line| line.as_str()?.strip_prefix("begins "));
+    last.unwrap().to_owned()
+}
+
 #[test]
 fn a_killed_rank_is_named() {
     let project = project();
-    let child = start(&project, &["--cpu", "--nproc", "2"]);
-    let all = ranks(child.id(), 2);
-    let second = all.iter().find(|(_, rank)| rank == "1").unwrap();
-    signal(second.0, "-KILL");
+    let (child, second) = past(&project, "rendezvous ", &["--cpu", "--nproc", "2"]);
+    signal(second, "-KILL");
     let (status, report) = end(child);
     assert_eq!(status, Some(4));
     let failure = &report["failure"];
     assert_eq!(failure["code"], "rank-missing", "{failure}");
     assert_eq!(failure["rank"], 1, "{failure}");
+    assert_eq!(failure["step"], begun(&report, "1"), "{report}");
     assert!(
         failure["message"].as_str().unwrap().contains("SIGKILL"),
         "{failure}"
     );
     assert_eq!(report["missing_ranks"], serde_json::json!([1]));
+    let first = &report["ranks"][0];
+    assert_eq!(first["code"], "peer-lost", "{first}");
+    assert_eq!(first["secondary"], true, "{first}");
+    // What the other rank wrote is not among this one's lines, wherever they are shown.
+    let others = report["last_lines"]["0"].as_array().unwrap();
+    assert!(
+        others
+            .iter()
+            .any(|line| line == "Traceback (most recent call last):"),
+        "{report}"
+    );
+    let own = format!("begins {}", begun(&report, "1"));
+    for (name, between) in [
+        ("report.txt", ["last lines of rank 1:", "]["]),
+        ("report.xml", ["name=\"rank 1\"", "</testsuite>"]),
+        ("report.html", ["Last lines of rank 1", "</pre>"]),
+    ] {
+        let text = fs::read_to_string(project.path(name)).unwrap();
+        let rest = text.split(between[0]).nth(1).unwrap();
+        let part = rest.split(between[1]).next().unwrap();
+        assert!(
+            part.contains(&own) && !part.contains("Traceback"),
+            "{name}: {text}"
+        );
+    }
     says_cpu(&project, &report);
+    left_nothing(&project);
+}
+
+#[test]
+fn a_killed_worker_of_a_rank_is_named() {
+    let project = project();
+    let (mut child, second) = past(&project, "ddp_init ", &["--cpu", "--nproc", "2"]);
+    let known = descendants(second);
+    let worker = loop {
+        let new = descendants(second)
+            .into_iter()
+            .find(|pid| !known.contains(pid));
+        assert!(child.try_wait().unwrap().is_none(), "no worker was seen");
+        match new {
+            Some(worker) => break worker,
+            None => thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    signal(worker, "-KILL");
+    let (status, report) = end(child);
+    assert_eq!(status, Some(4));
+    let failure = &report["failure"];
+    assert_eq!(failure["code"], "worker-killed", "{failure}");
+    assert_eq!(
+        (&failure["rank"], &failure["step"]),
+        (&1.into(), &"train".into()),
+        "{failure}"
+    );
     left_nothing(&project);
 }
 
@@ -213,6 +301,7 @@ fn a_rank_that_stands_still_is_named() {
         failure["message"].as_str().unwrap().contains("rank 1"),
         "{failure}"
     );
+    assert_eq!(report["ranks"][0]["code"], "terminated", "{report}");
     says_cpu(&project, &report);
     assert_gone(second);
     left_nothing(&project);
@@ -231,32 +320,15 @@ fn assert_gone(pid: u32) {
 #[test]
 fn a_rank_that_hangs_in_mid_job_is_a_stall() {
     let project = project();
-    let mut command = project.command(env!("CARGO_BIN_EXE_imgbuild"));
-    command.args(["probe", "--runtime", "host", "--python"]);
-    command.arg(project.path("python"));
-    command.args(["--cpu", "--nproc", "2", "--stall-timeout", "5"]);
-    command.args(["--format", "json"]);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
-    let met = progress.find(|line| line.as_ref().is_ok_and(|line| line.contains("rendezvous ")));
-    assert!(met.is_some(), "the ranks did not meet");
-    thread::spawn(move || progress.count());
-    let all = ranks(child.id(), 2);
-    let second = all.iter().find(|(_, rank)| rank == "1").unwrap().0;
+    let flags = ["--cpu", "--nproc", "2", "--stall-timeout", "5"];
+    let (child, second) = past(&project, "rendezvous ", &flags);
     signal(second, "-STOP");
     let (status, report) = end(child);
     assert_eq!(status, Some(4));
     let failure = &report["failure"];
     assert_eq!(failure["code"], "stall", "{failure}");
     assert_eq!(failure["rank"], 1, "{failure}");
-    assert_eq!(
-        failure["step"], report["ranks"][0]["failed_step"],
-        "{failure}"
-    );
+    assert_eq!(failure["step"], begun(&report, "1"), "{report}");
     assert_gone(second);
     left_nothing(&project);
 }
