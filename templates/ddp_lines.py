@@ -1,4 +1,4 @@
-"""Marks what a rank writes to stderr as that rank's, in PyTorch's own form: `[rank1]: ...`. See ddp_probe.py.
+"""What a rank does first: it marks its lines on stderr, in PyTorch's own form: `[rank1]: ...`. See ddp_probe.py.
 
 A process passes the lines on, so that those of a rank that is killed, or hangs in C, come out too. torchrun's
 --tee reads files at intervals and loses what stands in them when it is stopped itself.
@@ -22,12 +22,19 @@ def mark_lines(rank):
         os.close(reader)
         os.dup2(writer, 2)
         os.close(writer)
+        os.write(2, b"begins import\n")  # the first step, which takes the most memory at once
         return
     try:
         os.close(writer)
         pass_on(reader, f"[rank{rank}]:".encode())
     finally:
         os._exit(0)
+
+
+def go_first():
+    """When memory runs out let the kernel take a rank, not torchrun, which then tells the rank (Linux, proc(5))."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("500")
 
 
 def pass_on(reader, mark):

@@ -33,10 +33,11 @@ import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
-from ddp_lines import mark_lines
+from ddp_lines import go_first, mark_lines
 
 if __name__ == "__main__":  # before torch is imported
     mark_lines(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+    go_first()
 
 from ddp_alone import check_device_alone, check_gpu_health
 from ddp_machine import CPU_NOTE, check_device, check_torch, shm_size, summary, torch

@@ -129,7 +129,7 @@ class Run:
         self.local_rank = int(env.get("LOCAL_RANK", env.get("SLURM_LOCALID", 0)))
         # Only torchrun promises that every local rank sees all the GPUs of the host.
         self.local_world = int(env.get("LOCAL_WORLD_SIZE", 0))
-        self.started = self.moved = time.monotonic()
+        self.started = self.moved = self.begun = time.monotonic()
         self.step, self.where, self.parent = "start", "", os.getppid()
         self.checks, self.peers = [], []
         self.gpu_wanted = args.backend == "nccl"
@@ -154,7 +154,8 @@ class Run:
 
     def check(self, name, function):
         """Run one named check, which returns its detail or raises; record it either way."""
-        begun, self.step = time.monotonic(), name
+        begun = self.begun = time.monotonic()
+        self.step = name
         self.beat()
         with contextlib.suppress(OSError):  # the last line of a rank that is killed tells where it was
             os.write(2, f"[rank{self.rank}]: begins {name}\n".encode())
@@ -184,7 +185,11 @@ class Run:
         rank.update(hostname=socket.gethostname(), ended_at=finite(time.time(), 3))
         rank.update(device=self.device and str(self.device), gpu=self.gpu, **self.figures)
         rank.update(evidence=[] if ok else [*evidence] or attempt(self.evidence) or [])
-        write_line(RANK_MARK, dict(rank, checks=self.checks))
+        checks = self.checks
+        if not ok and all(check["ok"] for check in checks):  # the watchdog's words: the check itself did not end
+            seconds, entry = finite(time.monotonic() - self.begun, 3), {"name": self.step, "ok": False}
+            checks = [*checks, dict(entry, skipped=False, seconds=seconds, detail=shorten(error))]
+        write_line(RANK_MARK, dict(rank, checks=checks))
         if self.rank == 0:
             write_line(SUMMARY_MARK, dict(base, **self.summary(self)))
         return True

@@ -104,20 +104,22 @@ impl ProbeReport {
     fn dead_rank(&self, outcome: &Outcome, output: &Output) -> Option<Failure> {
         let first = *self.missing_ranks.first()?;
         // torchrun names the rank that died first; the others it stopped itself.
-        let told = self
-            .missing_ranks
+        let root = output.first_failed();
+        let root = root.filter(|rank| self.missing_ranks.contains(rank));
+        let told = root
             .iter()
+            .chain(&self.missing_ranks)
             .find_map(|&rank| Some((rank, output.torchrun_exit(rank)?)));
         let rank = told.map_or(first, |(rank, _)| rank);
         let silent = names(&self.missing_ranks);
         let message = match told {
             Some((_, code)) => format!("it {} and gave no result", ended_by(code)),
             None if self.ranks.is_empty() => {
-                let last = output.stderr_tail(1).pop().unwrap_or_default();
-                format!(
-                    "no rank gave a result; {}: {last}",
-                    exit_words(outcome.exit_code)
-                )
+                let ended = exit_words(outcome.exit_code);
+                match output.last_words() {
+                    Some(last) => format!("no rank gave a result; {ended}: {last}"),
+                    None => format!("no rank gave a result; {ended}"),
+                }
             }
             None => format!("no result from {silent}; {}", exit_words(outcome.exit_code)),
         };

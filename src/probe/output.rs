@@ -224,11 +224,16 @@ impl Output {
             return false;
         };
         let lines = self.by_rank.entry(rank).or_default();
-        keep_last(&mut lines.last, text, RANK_TAIL);
         let begun = text.strip_prefix(BEGIN_MARK);
         if let Some(step) = begun {
             lines.begun = Some(step.to_owned());
+            // A check during which nothing was written tells nothing.
+            let last = lines.last.back();
+            if last.is_some_and(|line| line.starts_with(BEGIN_MARK)) {
+                lines.last.pop_back();
+            }
         }
+        keep_last(&mut lines.last, text, RANK_TAIL);
         begun.is_some()
     }
 
@@ -255,6 +260,14 @@ impl Output {
     pub fn stderr_with(&self, words: &[&str]) -> Option<&str> {
         let holds = |line: &&String| words.iter().any(|word| line.contains(word));
         self.stderr.iter().rev().find(holds).map(String::as_str)
+    }
+
+    /// The last line on stderr that says something: torchrun begins with a framed advice.
+    pub fn last_words(&self) -> Option<&str> {
+        let says = |line: &&String| {
+            line.contains(char::is_alphanumeric) && !line.starts_with("Setting OMP_NUM_THREADS")
+        };
+        self.stderr.iter().rev().find(says).map(String::as_str)
     }
 
     /// The exit status of a rank as torchrun reports it; negative after a signal.
@@ -393,6 +406,7 @@ mod tests {
     fn each_ranks_own_lines_are_kept_apart() {
         let mut output = Output::default();
         for line in [
+            "[rank1]: begins ddp_init",
             "[rank1]: begins train",
             "[rank0]: Traceback (most recent call last):",
             "[rank1]:[W1125 socket.cpp:1] slow",

@@ -268,6 +268,7 @@ mod tests {
         let page = report(&run).to_html().unwrap();
         let own = "<details open><summary>Last lines of rank 1</summary><pre>what 1 wrote";
         assert!(page.contains(own), "{page}");
+        assert!(page.contains("Checks of rank 1"), "{page}");
         let other = "<details><summary>Last lines of rank 0</summary><pre>what 0 wrote";
         assert!(page.contains(other), "{page}");
     }

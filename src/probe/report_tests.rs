@@ -173,6 +173,31 @@ fn a_missing_rank_is_named() {
 }
 
 #[test]
+fn the_rank_that_died_first_is_named_although_none_spoke() {
+    let mut run = cpu_run(2);
+    run.ranks.clear();
+    for line in [
+        "[0]:",
+        "  rank      : 0 (local_rank: 0)",
+        "  exitcode  : -15 (pid: 12)",
+        "Root Cause (first observed failure):",
+        "[0]:",
+        "  rank      : 1 (local_rank: 1)",
+        "  exitcode  : -9 (pid: 13)",
+        "[rank1]: begins import",
+    ] {
+        run.stderr(line);
+    }
+    run.outcome.exit_code = Some(1);
+    let failure = report(&run).failure.unwrap();
+    assert_eq!(
+        (failure.rank, failure.step.as_deref()),
+        (Some(1), Some("import"))
+    );
+    assert!(failure.message.contains("SIGKILL"), "{}", failure.message);
+}
+
+#[test]
 fn no_ranks_at_all_shows_the_last_line() {
     let mut run = cpu_run(2);
     run.ranks.clear();

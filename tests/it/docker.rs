@@ -1,7 +1,7 @@
 //! A real Docker daemon: loading, running, the daemon as a base, and what is said without one.
 
 mod delta;
-mod memory;
+mod faults;
 mod reports;
 mod saved;
 
@@ -425,6 +425,10 @@ fn the_whole_job_with_torch() {
     slow.expect(4);
     assert!(slow.stdout.contains("[slow-scaling]"), "{}", slow.stdout);
     reports::on_the_host();
+    faults::a_container_out_of_memory(&project);
+    faults::a_host_out_of_memory();
+    faults::a_container_without_gpus();
+    faults::a_library_that_is_not_there();
     assert_eq!(left_behind("it-docker:torch"), "");
     interrupted(&project);
     assert_eq!(left_behind("it-docker:torch"), "");

@@ -27,10 +27,13 @@ pub(super) fn report_files(project: &Project) {
     assert_eq!(dom.matches("<svg").count(), 3, "{dom}");
     let count = "import sys, xml.etree.ElementTree as tree\n\
                  root = tree.parse(sys.argv[1]).getroot()\n\
-                 print(root.get('failures'), len(root.findall('testsuite')))";
+                 print(root.get('failures'), len(root.findall('testsuite')))\n\
+                 before = root.findall('testsuite')[1]\n\
+                 print(before.get('name'), *(case.get('name') for case in before if case.get('time')))";
     let xml = project.path("report.xml");
     let counted = run(Command::new("python3").args(["-c", count]).arg(xml));
-    assert_eq!(counted, "0 5\n");
+    let before = "before the job daemon gpu_runtime gpus driver memlock shm";
+    assert_eq!(counted, format!("0 6\n{before}\n"));
 }
 
 /// `--runtime host` on a machine that has torch: the image itself, as seen from inside.
