@@ -355,6 +355,39 @@ fn a_python_that_ends_gives_no_results() {
     says_cpu(&project, &report);
 }
 
+/// The project's `python`, with a change to its words before and a last word of its own.
+fn changed_python(project: &Project, before: &str, after: &str) {
+    let real = fs::read_to_string(project.path("python")).unwrap();
+    write_program(project, "real", &real);
+    let text = format!("#!/bin/sh\n{before}\n./real \"$@\"\n{after}\n");
+    let text = text.replace("./real", &project.path("real").display().to_string());
+    write_program(project, "python", &text);
+}
+
+#[test]
+fn ranks_that_pass_in_a_job_that_ends_badly() {
+    let project = project();
+    changed_python(&project, "", "exit 7");
+    let output = project.output(&mut command(&project, &["--cpu", "--nproc", "1"]));
+    output.expect(4);
+    let report = report(&output.stdout);
+    assert_eq!(report["failure"]["code"], "bad-end", "{report}");
+    assert_eq!(report["exit_code"], 7);
+    assert_eq!(report["ranks"][0]["ok"], true, "{report}");
+}
+
+#[test]
+fn fewer_ranks_than_were_asked_for_are_another_job() {
+    let project = project();
+    let one = "set -- $(echo \"$@\" | sed s/--nproc_per_node=2/--nproc_per_node=1/)";
+    changed_python(&project, one, "");
+    let output = project.output(&mut command(&project, &["--cpu", "--nproc", "2"]));
+    output.expect(4);
+    let report = report(&output.stdout);
+    assert_eq!(report["failure"]["code"], "wrong-job", "{report}");
+    assert_eq!(report["ranks"][0]["world_size"], 1, "{report}");
+}
+
 #[test]
 fn without_a_loopback_address_there_is_no_rendezvous() {
     let project = project();
