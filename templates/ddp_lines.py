@@ -18,7 +18,11 @@ def mark_lines(rank):
     It forks: call it before threads begin, and before torch makes the process large.
     """
     reader, writer = os.pipe()
-    if os.fork():
+    try:
+        child = os.fork()
+    except OSError:  # no process may be added: then unmarked
+        return
+    if child:
         os.close(reader)
         os.dup2(writer, 2)
         os.close(writer)

@@ -448,6 +448,26 @@ fn ranks_without_an_address_have_a_bad_environment() {
     );
 }
 
+#[test]
+fn a_rank_whose_python_has_no_torch() {
+    let mut rank = Command::new(fixture("IMGBUILD_TEST_PYTHON"));
+    rank.env_clear().env("PYTHONDONTWRITEBYTECODE", "1");
+    rank.arg(source("templates/ddp_probe.py"));
+    let output = crate::support::Output::of(&mut rank);
+    output.expect(3);
+    assert!(
+        output.stdout.contains(r#""code":"no-torch""#),
+        "{}",
+        output.stdout
+    );
+    assert_eq!(
+        output.stderr.lines().next(),
+        Some("[rank0]: begins import"),
+        "{}",
+        output.stderr
+    );
+}
+
 /// The recorded runs in docs/runs are of earlier versions: their fields still mean the same.
 #[test]
 fn recorded_runs_are_there() {
