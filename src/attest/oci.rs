@@ -31,12 +31,14 @@ pub struct Attestation {
     pub media_type: &'static str,
     /// The kind of statement, of an in-toto statement.
     pub predicate_type: Option<&'static str>,
+    /// What the artifact's manifest says of it, so that a list of referrers tells it too.
+    pub annotations: Annotations,
     /// The document itself.
     pub bytes: Vec<u8>,
 }
 
 impl Attestation {
-    fn annotations(&self) -> Annotations {
+    fn kind(&self) -> Annotations {
         let kind = self.predicate_type.iter();
         kind.map(|kind| (PREDICATE_TYPE.to_owned(), (*kind).to_owned()))
             .collect()
@@ -47,7 +49,7 @@ impl Attestation {
             media_type: self.media_type.to_owned(),
             digest: Digest::of(&self.bytes),
             size: self.bytes.len() as u64,
-            annotations: self.annotations(),
+            annotations: self.kind(),
             platform: None,
         }
     }
@@ -63,8 +65,10 @@ pub fn referrer(subject: &Descriptor, attestation: &Attestation) -> Vec<u8> {
         "layers": [attestation.descriptor()],
         "subject": subject,
     });
-    if attestation.predicate_type.is_some() {
-        manifest["annotations"] = json!(attestation.annotations());
+    let mut annotations = attestation.annotations.clone();
+    annotations.append(&mut attestation.kind());
+    if !annotations.is_empty() {
+        manifest["annotations"] = json!(annotations);
     }
     manifest.to_string().into_bytes()
 }
@@ -161,6 +165,7 @@ mod tests {
         let statement = Attestation {
             media_type: IN_TOTO,
             predicate_type: Some("kind"),
+            annotations: Annotations::from([("said".to_owned(), "so".to_owned())]),
             bytes: b"{}".to_vec(),
         };
         let attested = Attested::of(&[(image.clone(), vec![statement.clone()])]);
@@ -179,5 +184,7 @@ mod tests {
         let referrer: Value = serde_json::from_slice(&referrer(&image, &statement)).unwrap();
         assert_eq!(referrer["subject"]["digest"], json!(image.digest));
         assert_eq!(referrer["artifactType"], IN_TOTO);
+        let told = json!({PREDICATE_TYPE: "kind", "said": "so"});
+        assert_eq!(referrer["annotations"], told);
     }
 }

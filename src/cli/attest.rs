@@ -13,7 +13,10 @@ use crate::{
     digest::Digest,
     error::{Error, Result},
     fetch::{Fetcher, Wanted, wheel_path},
-    image::{BASE_DIGEST, BASE_NAME, Descriptor, Document, Image, ImageSet, Manifest, timestamp},
+    image::{
+        Annotations, BASE_DIGEST, BASE_NAME, Descriptor, Document, Image, ImageSet, Manifest,
+        timestamp,
+    },
     lock::{Lock, LockedWheel},
     registry::{
         referrers::Referrers,
@@ -196,6 +199,7 @@ impl AttestArgs {
                 Form::Referrers => Attestation {
                     media_type: SPDX_JSON,
                     predicate_type: None,
+                    annotations: Annotations::new(),
                     bytes: spdx.to_string().into_bytes(),
                 },
                 Form::Index => in_toto(&image.digest, SPDX, spdx),
@@ -226,6 +230,7 @@ fn in_toto(subject: &Digest, kind: &'static str, predicate: Value) -> Attestatio
     Attestation {
         media_type: IN_TOTO,
         predicate_type: Some(kind),
+        annotations: Annotations::new(),
         bytes: statement(subject, kind, predicate).to_string().into_bytes(),
     }
 }

@@ -20,6 +20,7 @@ mod metadata;
 mod online;
 mod probe;
 mod probe_args;
+mod probe_attach;
 mod probe_cluster;
 mod progress;
 mod push;

@@ -1,6 +1,10 @@
 //! `imgbuild probe`, and the probe at the end of `imgbuild build --probe`.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use tokio::runtime::Runtime;
 
@@ -8,6 +12,7 @@ use super::{
     args::Format,
     interruptible, open_store, print,
     probe_args::{JobArgs, ProbeArgs},
+    probe_attach::{Attach, Target, check_attached, probed},
     probe_cluster,
     report_file::{ReportFile, json},
     runtime, stored,
@@ -24,7 +29,7 @@ use crate::{
 /// Ranks when nothing is said: a node with four GPUs, or a CPU job that stands in for one.
 const DEFAULT_RANKS: u32 = 4;
 
-/// What to run, without the image.
+/// What to run, without the image, and what becomes of the report.
 pub(super) struct Job {
     backend: Backend,
     timeout: Duration,
@@ -33,6 +38,7 @@ pub(super) struct Job {
     memory: Option<u64>,
     min_efficiency: Option<u32>,
     reports: Vec<ReportFile>,
+    attach: Option<Attach>,
 }
 
 impl Job {
@@ -48,10 +54,15 @@ impl Job {
     }
 }
 
-pub(super) fn run(args: ProbeArgs, reporter: &Reporter) -> Result<ExitCode> {
-    let job = job(&args.job, &ProbeSpec::default());
+pub(super) fn run(mut args: ProbeArgs, reporter: &Reporter) -> Result<ExitCode> {
+    let settings = args.registries.settings();
+    let attach = args.attach.take().map(|to| Attach { to, settings });
+    let job = Job {
+        attach,
+        ..job(&args.job, &ProbeSpec::default())
+    };
     if let Some(path) = &args.read {
-        return show(&probe_cluster::read(path)?, &job, args.format);
+        return read(path, &job, args.format, reporter);
     }
     if let Some(engine) = args.emit {
         return probe_cluster::emit(engine, &args, job.request(), reporter);
@@ -59,8 +70,33 @@ pub(super) fn run(args: ProbeArgs, reporter: &Reporter) -> Result<ExitCode> {
     let Some(image) = &args.image else {
         return on_host(args.python, &job, args.format, reporter);
     };
+    if args.check_attached {
+        let settings = args.registries.settings();
+        let gpus = args.job.gpus.unwrap_or(1);
+        let check = check_attached(image, gpus, &settings, reporter);
+        return show(
+            &runtime()?.block_on(interruptible(check))?,
+            &job,
+            args.format,
+        );
+    }
     let store = open_store(reporter)?;
     probe_and_print(image, &job, args.format, &runtime()?, &store, reporter)
+}
+
+/// A verdict on what a cluster ran.
+fn read(path: &Path, job: &Job, format: Format, reporter: &Reporter) -> Result<ExitCode> {
+    let report = probe_cluster::read(path)?;
+    let exit = show(&report, job, format)?;
+    if let Some(attach) = &job.attach {
+        let (image, _) = probed(&report)?;
+        let work = async {
+            let target = Target::to_write(image, attach, reporter).await?;
+            target.attach(&report, reporter).await
+        };
+        runtime()?.block_on(interruptible(work))?;
+    }
+    Ok(exit)
 }
 
 fn on_host(
@@ -96,6 +132,7 @@ pub(super) fn job(args: &JobArgs, spec: &ProbeSpec) -> Job {
         memory: args.memory,
         min_efficiency: args.min_efficiency.or(spec.min_efficiency),
         reports: args.reports.clone(),
+        attach: None,
     }
 }
 
@@ -109,14 +146,28 @@ pub(super) fn probe_and_print(
 ) -> Result<ExitCode> {
     let request = job.request();
     let stored = stored(image, store)?;
-    let report = runtime.block_on(interruptible(async {
+    let (report, target) = runtime.block_on(interruptible(async {
         let daemon = probe::connect().await?;
         let here = Machine::here().unwrap_or_default();
         let stored = stored.as_ref().and_then(|set| set.for_machine(here));
         let stored = stored.map(|image| Stored { image, store });
-        probe::probe(image, &request, &daemon, stored, reporter).await
+        let mut target = None;
+        if let Some(attach) = &job.attach {
+            // Told before the job runs, not after.
+            let found = Target::to_write(image, attach, reporter).await?;
+            if let Some(id) = probe::image_id(image, &daemon, stored).await? {
+                found.check(&id)?;
+            }
+            target = Some(found);
+        }
+        let report = probe::probe(image, &request, &daemon, stored, reporter).await?;
+        Ok((report, target))
     }))?;
-    show(&report, job, format)
+    let exit = show(&report, job, format)?;
+    if let Some(target) = target {
+        runtime.block_on(interruptible(target.attach(&report, reporter)))?;
+    }
+    Ok(exit)
 }
 
 fn show(report: &ProbeReport, job: &Job, format: Format) -> Result<ExitCode> {

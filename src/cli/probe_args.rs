@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, ValueEnum};
 
-use super::{args::Format, report_file::ReportFile};
+use super::{args::Format, registry_args::RegistryArgs, report_file::ReportFile};
 use crate::spec::check;
 
 #[derive(Group)]
@@ -32,11 +32,23 @@ pub(super) struct ProbeArgs {
     #[arg(long, value_name = "PATH",
           conflicts_with_all = ["image", "runtime", "emit", "gpus", "cpu", "timeout", "min_efficiency", "shm_size"])]
     pub read: Option<PathBuf>,
+    /// Attach the verdict to the image in its registry: where IMAGE says, or REF.
+    #[arg(long, value_name = "REF", num_args = 0..=1, require_equals = true,
+          conflicts_with_all = ["runtime", "emit"])]
+    pub attach: Option<Option<String>>,
+    /// Run nothing: judge the image by the verdicts that are attached to it. The newest on GPUs
+    /// counts; with --gpus, on at least so many.
+    #[arg(long, requires = "image",
+          conflicts_with_all = ["runtime", "emit", "read", "attach", "cpu", "timeout", "stall_timeout", "min_efficiency",
+                                "shm_size", "memory"])]
+    pub check_attached: bool,
     /// How to print the report.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
     #[command(flatten)]
     pub job: JobArgs,
+    #[command(flatten)]
+    pub registries: RegistryArgs,
 }
 
 /// The job that a probe runs.

@@ -34,7 +34,7 @@ pub(super) fn emit(
             .why("its ranks have the /dev/shm of their node"));
     }
     let what = match (&args.image, &args.python) {
-        (Some(image), _) => What::Image(pinned(image, reporter)?),
+        (Some(image), _) => What::Image(pinned(image, args.registries.settings(), reporter)?),
         (None, Some(python)) => What::Python(python.display().to_string()),
         (None, None) => What::Python("python3".into()),
     };
@@ -57,7 +57,7 @@ pub(super) fn emit(
 }
 
 /// The image by digest, so that all nodes run the same one, now and later; a registry is only asked for a tag's.
-fn pinned(image: &str, reporter: &Reporter) -> Result<Reference> {
+fn pinned(image: &str, registries: Settings, reporter: &Reporter) -> Result<Reference> {
     let reference = parse_reference(image)?;
     if reference.digest().is_some() {
         return Ok(reference);
@@ -67,7 +67,7 @@ fn pinned(image: &str, reporter: &Reporter) -> Result<Reference> {
         reporter: reporter.clone(),
         platform: Machine::default().platform(),
         offline: false,
-        registries: Settings::default(),
+        registries,
     };
     let digest = runtime()?
         .block_on(interruptible(loader.resolve(image)))

@@ -114,6 +114,19 @@ pub async fn probe(
     Ok(ProbeReport::new(facts, &output).after(before.checks()))
 }
 
+/// The ID of the image that [`probe`] would run, if there is one: the daemon's, else the stored one's.
+///
+/// # Errors
+/// With `Exit::ProbeNotRun` when the daemon does not tell.
+pub async fn image_id(
+    image: &str,
+    daemon: &Daemon,
+    stored: Option<Stored<'_>>,
+) -> Result<Option<String>> {
+    let found = inspect(daemon, image).await?.map(|found| found.id);
+    Ok(found.or_else(|| Some(stored?.image.config_digest.to_string())))
+}
+
 async fn find_image(
     name: &str,
     daemon: &Daemon,

@@ -137,17 +137,23 @@ impl<'a> Referrers<'a> {
         manifest: &Digest,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Option<Vec<u8>>> {
-        let Some(bytes) = self.manifest(&manifest.to_string()).await? else {
-            return Ok(None);
-        };
-        if Digest::of(&bytes) != *manifest {
-            return Err(self.damaged(manifest));
-        }
-        let parsed: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let parsed = self.artifact(manifest).await?.unwrap_or_default();
         let layers = parsed["layers"].as_array();
         let found = layers.and_then(|layers| layers.iter().find(|layer| wanted(layer)));
         match found {
             Some(layer) => self.blob(layer).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The manifest of that digest, if it is there.
+    ///
+    /// # Errors
+    /// When it is not what its digest says, or cannot be fetched.
+    pub async fn artifact(&self, manifest: &Digest) -> Result<Option<Value>> {
+        match self.manifest(&manifest.to_string()).await? {
+            Some(bytes) if Digest::of(&bytes) != *manifest => Err(self.damaged(manifest)),
+            Some(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_default())),
             None => Ok(None),
         }
     }
@@ -263,7 +269,11 @@ impl<'a> Referrers<'a> {
         Ok(asked.await? == Some(*digest))
     }
 
-    async fn blob(&self, layer: &Value) -> Result<Vec<u8>> {
+    /// The document that a layer of a manifest stands for.
+    ///
+    /// # Errors
+    /// When it is too large, is not what its digest says, or cannot be fetched.
+    pub async fn blob(&self, layer: &Value) -> Result<Vec<u8>> {
         let digest = layer["digest"].as_str().and_then(|text| text.parse().ok());
         let size = layer["size"].as_u64().filter(|size| *size <= MAX_DOCUMENT);
         let (Some(digest), Some(size)) = (digest, size) else {

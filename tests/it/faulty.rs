@@ -311,6 +311,11 @@ impl Shared {
                 io::copy(&mut body.take(length), &mut io::sink())?;
                 head(&mut client, status, 0, headers)
             }
+            Fault::Bytes(bytes) => {
+                io::copy(&mut body.take(length), &mut io::sink())?;
+                head(&mut client, 200, bytes.len(), "")?;
+                client.write_all(bytes)
+            }
             Fault::Cut(percent) | Fault::Stall(percent) => {
                 let mut server = begin(address, head_lines)?;
                 let part = length * percent as u64 / 100;

@@ -14,7 +14,7 @@ const TAG: &str = "1";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-fn registry() -> String {
+pub fn registry() -> String {
     fixture("IMGBUILD_TEST_REGISTRY")
         .into_os_string()
         .into_string()
@@ -68,7 +68,7 @@ fn get(url: &str, accept: &str) -> Option<Value> {
         .then(|| serde_json::from_slice(&output.stdout).unwrap())
 }
 
-fn manifest(server: &str, repository: &str, name: &str, accept: &str) -> Option<Value> {
+pub fn manifest(server: &str, repository: &str, name: &str, accept: &str) -> Option<Value> {
     get(
         &format!("http://{server}/v2/{repository}/manifests/{name}"),
         accept,
