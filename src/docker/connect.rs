@@ -14,7 +14,7 @@ use bollard::{
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{
-    endpoint::{Address, Endpoint, How, Surroundings, choose},
+    endpoint::{Address, Endpoint, How, Surroundings, choose, podman},
     status, words,
 };
 use crate::error::{Error, Result};
@@ -43,6 +43,8 @@ pub struct Facts {
     pub api: String,
     /// The daemon's own version: `20.10.24`.
     pub server: String,
+    /// Whether it is Podman, which speaks Docker's API too.
+    pub podman: bool,
     /// Where it keeps images.
     pub store: ImageStore,
     /// The names of its OCI runtimes, sorted.
@@ -74,6 +76,12 @@ impl Facts {
             || self.cdi_devices.iter().any(|id| id.starts_with("nvidia."))
     }
 
+    /// The daemon's name and version: `Docker 20.10.24`.
+    pub fn title(&self) -> String {
+        let name = if self.podman { "Podman" } else { "Docker" };
+        format!("{name} {}", self.server)
+    }
+
     fn new(info: &SystemInfo, version: &SystemVersion, local: bool) -> Self {
         let mut runtimes: Vec<String> = info
             .runtimes
@@ -90,6 +98,7 @@ impl Facts {
         Self {
             api: version.api_version.clone().unwrap_or_default(),
             server: version.version.clone().unwrap_or_default(),
+            podman: is_podman(version),
             store: image_store(info),
             runtimes,
             cdi_dirs: info
@@ -105,6 +114,12 @@ impl Facts {
     }
 }
 
+/// Podman names itself among the components, as Docker does its engine.
+fn is_podman(version: &SystemVersion) -> bool {
+    let mut parts = version.components.iter().flatten();
+    parts.any(|part| part.name.starts_with("Podman"))
+}
+
 fn image_store(info: &SystemInfo) -> ImageStore {
     let containerd = |pair: &Vec<String>| pair.iter().any(|v| v == "io.containerd.snapshotter.v1");
     if info.driver_status.iter().flatten().any(containerd) {
@@ -114,23 +129,49 @@ fn image_store(info: &SystemInfo) -> ImageStore {
     }
 }
 
-/// Connects to the daemon that the `docker` command would use.
+/// Connects to the daemon that the `docker` command would use; to Podman, where nothing was said
+/// and no Docker daemon is there.
 ///
 /// # Errors
 /// When there is none, it refuses this user, or what answers is no Docker daemon.
 pub async fn connect() -> Result<Daemon> {
-    let endpoint = choose(&Surroundings {
+    let around = Surroundings {
         env: &|name| std::env::var(name).ok(),
         read: &|path| fs::read(path),
         home: directories::BaseDirs::new().map(|dirs| dirs.home_dir().to_owned()),
-    })?;
-    reach(&endpoint).await?;
-    greet(&endpoint).await
+    };
+    greet(&find(&around).await?).await
+}
+
+async fn find(around: &Surroundings<'_>) -> Result<Endpoint> {
+    find_from(choose(around)?, around).await
+}
+
+async fn find_from(chosen: Endpoint, around: &Surroundings<'_>) -> Result<Endpoint> {
+    let Err(error) = open(&chosen).await else {
+        return Ok(chosen);
+    };
+    let absent = matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    );
+    if chosen.how == How::Default && absent {
+        for podman in podman(around)? {
+            match open(&podman).await {
+                Ok(()) => return Ok(podman),
+                Err(e) if podman.how == How::ContainerHost => {
+                    return Err(unreachable_daemon(&podman, &e));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    Err(unreachable_daemon(&chosen, &error))
 }
 
 /// Opens and closes a connection: the system's own error tells more than an HTTP client's.
-async fn reach(endpoint: &Endpoint) -> Result<()> {
-    let opened = match &endpoint.address {
+async fn open(endpoint: &Endpoint) -> io::Result<()> {
+    match &endpoint.address {
         Address::Unix(path) => UnixStream::connect(path).await.map(drop),
         Address::Tcp(host) => {
             match tokio::time::timeout(TCP_CONNECT, TcpStream::connect(host)).await {
@@ -138,8 +179,7 @@ async fn reach(endpoint: &Endpoint) -> Result<()> {
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             }
         }
-    };
-    opened.map_err(|e| unreachable_daemon(endpoint, &e))
+    }
 }
 
 fn unreachable_daemon(endpoint: &Endpoint, error: &io::Error) -> Error {
@@ -153,13 +193,18 @@ fn unreachable_daemon(endpoint: &Endpoint, error: &io::Error) -> Error {
             );
     }
     let hint = match (&endpoint.how, rootless_socket()) {
-        (How::Default, Some(socket)) => {
+        (How::Default | How::Podman, Some(socket)) => {
             format!(
                 "another daemon's socket is here: export DOCKER_HOST=unix://{}",
                 socket.display()
             )
         }
-        (How::Default, None) => "install Docker, or start it: sudo systemctl start docker".into(),
+        (How::ContainerHost, _) => {
+            "start it there (systemctl start podman.socket), or unset CONTAINER_HOST".into()
+        }
+        (How::Default | How::Podman, None) => {
+            "install Docker, or start it: sudo systemctl start docker".into()
+        }
         (How::Environment, _) => "start that daemon, or unset DOCKER_HOST".into(),
         (How::Context(_), _) => {
             "start that daemon, or choose another: docker context ls, docker context use NAME"
@@ -172,13 +217,10 @@ fn unreachable_daemon(endpoint: &Endpoint, error: &io::Error) -> Error {
         .hint(hint)
 }
 
-/// Where rootless Docker and Podman listen, if one does.
+/// Where rootless Docker listens, if it does.
 fn rootless_socket() -> Option<PathBuf> {
     let folder = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
-    ["docker.sock", "podman/podman.sock"]
-        .map(|name| folder.join(name))
-        .into_iter()
-        .find(|path| path.exists())
+    Some(folder.join("docker.sock")).filter(|path| path.exists())
 }
 
 async fn greet(endpoint: &Endpoint) -> Result<Daemon> {
@@ -268,32 +310,80 @@ mod tests {
         let plain = Facts::new(&SystemInfo::default(), &version, false);
         assert_eq!(plain.store, ImageStore::Classic);
         assert!(!plain.knows_nvidia());
+        assert_eq!(plain.title(), "Docker 28.5.1");
+        let podman = serde_json::json!({
+            "Version": "4.3.1", "Components": [{"Name": "Podman Engine", "Version": "4.3.1"}],
+        });
+        let podman = serde_json::from_value(podman).unwrap();
+        let podman = Facts::new(&SystemInfo::default(), &podman, false);
+        assert_eq!(podman.title(), "Podman 4.3.1");
     }
 
     #[tokio::test]
     async fn unreachable_daemons_have_each_their_text() {
         let dir = tempfile::tempdir().unwrap();
-        let endpoint = |path: PathBuf| Endpoint {
-            address: Address::Unix(path),
-            how: How::Environment,
+        let told = async |name: &str, path: PathBuf| {
+            let host = format!("unix://{}", path.display());
+            let around = Surroundings {
+                env: &|asked| (asked == name).then(|| host.clone()),
+                read: &|_| Err(io::ErrorKind::NotFound.into()),
+                home: None,
+            };
+            find(&around).await.unwrap_err().to_string()
         };
-        let absent = reach(&endpoint(dir.path().join("no.sock")))
-            .await
-            .unwrap_err()
-            .to_string();
+        let absent = told("DOCKER_HOST", dir.path().join("no.sock")).await;
         assert!(absent.contains("no Docker daemon answers"), "{absent}");
         assert!(absent.contains("no.sock (from DOCKER_HOST)"), "{absent}");
 
         let dead = dir.path().join("dead.sock");
         drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
-        let dead = reach(&endpoint(dead)).await.unwrap_err().to_string();
+        let dead = told("DOCKER_HOST", dead).await;
         assert!(dead.contains("refused"), "{dead}");
 
-        let denied = unreachable_daemon(
-            &endpoint("/d.sock".into()),
-            &io::ErrorKind::PermissionDenied.into(),
-        );
+        let endpoint = Endpoint {
+            address: Address::Unix("/d.sock".into()),
+            how: How::Environment,
+        };
+        let denied = unreachable_daemon(&endpoint, &io::ErrorKind::PermissionDenied.into());
         assert!(denied.to_string().contains("docker group"), "{denied}");
+    }
+
+    #[tokio::test]
+    async fn podman_is_taken_where_docker_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("podman");
+        fs::create_dir(&folder).unwrap();
+        let find = async |how: How, told: &[(&str, &Path)]| {
+            let around = Surroundings {
+                env: &|asked| {
+                    let found = told.iter().find(|(name, _)| *name == asked)?;
+                    Some(found.1.display().to_string())
+                },
+                read: &|_| Err(io::ErrorKind::NotFound.into()),
+                home: None,
+            };
+            let docker = Endpoint {
+                address: Address::Unix(dir.path().join("docker.sock")),
+                how,
+            };
+            let found = find_from(docker, &around).await;
+            found.map_or_else(|e| e.to_string(), |found| found.to_string())
+        };
+        let user = [("XDG_RUNTIME_DIR", dir.path())];
+        let _podman = std::os::unix::net::UnixListener::bind(folder.join("podman.sock")).unwrap();
+        let found = find(How::Default, &user).await;
+        assert!(found.contains("podman.sock (Podman's, as no"), "{found}");
+        // What the user chose is not passed over.
+        let chosen = find(How::Environment, &user).await;
+        assert!(chosen.contains("no Docker daemon answers"), "{chosen}");
+        let host = format!("unix://{}/none.sock", dir.path().display());
+        let told = [user[0], ("CONTAINER_HOST", Path::new(&host))];
+        let told = find(How::Default, &told).await;
+        assert!(told.contains("none.sock (from CONTAINER_HOST)"), "{told}");
+        let docker = dir.path().join("docker.sock");
+        let _docker = std::os::unix::net::UnixListener::bind(docker).unwrap();
+        let found = find(How::Default, &user).await;
+        assert!(found.ends_with("docker.sock (the default)"), "{found}");
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use crate::{
 };
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+const PODMAN_SOCKET: &str = "podman/podman.sock";
 const FORWARD: &str = "forward the daemon's socket to this machine:\n\
     ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock USER@HOST &\n\
     export DOCKER_HOST=unix:///tmp/docker.sock";
@@ -36,6 +37,10 @@ pub(super) enum How {
     Environment,
     Context(String),
     Default,
+    /// `CONTAINER_HOST`, where `podman --remote` looks (podman(1)).
+    ContainerHost,
+    /// Where Podman listens by itself (podman-system-service(1)).
+    Podman,
 }
 
 /// What the choice depends on.
@@ -61,6 +66,8 @@ impl fmt::Display for How {
             Self::Environment => f.write_str("from DOCKER_HOST"),
             Self::Context(name) => write!(f, "from docker context '{name}'"),
             Self::Default => f.write_str("the default"),
+            Self::ContainerHost => f.write_str("from CONTAINER_HOST"),
+            Self::Podman => f.write_str("Podman's, as no Docker daemon is there"),
         }
     }
 }
@@ -92,6 +99,26 @@ pub(super) fn choose(around: &Surroundings<'_>) -> Result<Endpoint> {
             how: How::Default,
         }),
     }
+}
+
+/// Where Podman may be: where it was told to be, else its user's socket and the system's.
+///
+/// # Errors
+/// When it was told to be where ssh or TLS is needed.
+pub(super) fn podman(around: &Surroundings<'_>) -> Result<Vec<Endpoint>> {
+    let env = |name: &str| (around.env)(name).filter(|value| !value.is_empty());
+    if let Some(host) = env("CONTAINER_HOST") {
+        let how = How::ContainerHost;
+        let address = parse(&host, &how)?;
+        return Ok(vec![Endpoint { address, how }]);
+    }
+    let user = env("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let folders = user.into_iter().chain([PathBuf::from("/run")]);
+    let socket = |folder: PathBuf| Endpoint {
+        address: Address::Unix(folder.join(PODMAN_SOCKET)),
+        how: How::Podman,
+    };
+    Ok(folders.map(socket).collect())
 }
 
 /// A configuration that is missing or malformed names no context; `docker` goes on too.
@@ -197,7 +224,19 @@ mod tests {
 
     use super::*;
 
-    fn chosen(env: &[(&str, &str)], files: &[(&str, &str)]) -> Result<String, String> {
+    type Told = Result<String, String>;
+
+    fn chosen(env: &[(&str, &str)], files: &[(&str, &str)]) -> Told {
+        ask(env, files, &|around| {
+            choose(around).map(|endpoint| endpoint.to_string())
+        })
+    }
+
+    fn ask(
+        env: &[(&str, &str)],
+        files: &[(&str, &str)],
+        question: &dyn Fn(&Surroundings<'_>) -> Result<String>,
+    ) -> Told {
         let env: HashMap<_, _> = env.iter().copied().collect();
         let files: HashMap<_, _> = files.iter().copied().collect();
         let around = Surroundings {
@@ -208,10 +247,30 @@ mod tests {
             },
             home: Some("/home/me".into()),
         };
-        match choose(&around) {
-            Ok(endpoint) => Ok(endpoint.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+        question(&around).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn podman_is_where_it_says() {
+        let places = |env: &[(&str, &str)]| {
+            ask(env, &[], &|around| {
+                let places = podman(around)?;
+                let places: Vec<_> = places.iter().map(|place| place.address.clone()).collect();
+                Ok(format!("{places:?}"))
+            })
+        };
+        let system = r#"Unix("/run/podman/podman.sock")"#;
+        assert_eq!(places(&[]).unwrap(), format!("[{system}]"));
+        let user = [("XDG_RUNTIME_DIR", "/run/user/7")];
+        assert_eq!(
+            places(&user).unwrap(),
+            format!(r#"[Unix("/run/user/7/podman/podman.sock"), {system}]"#)
+        );
+        let told = [user[0], ("CONTAINER_HOST", "unix:///tmp/p.sock")];
+        assert_eq!(places(&told).unwrap(), r#"[Unix("/tmp/p.sock")]"#);
+        let machine = [("CONTAINER_HOST", "ssh://core@localhost:2222/run/p.sock")];
+        let error = places(&machine).unwrap_err();
+        assert!(error.contains("(from CONTAINER_HOST)"), "{error}");
     }
 
     fn meta(name: &str, folder: &str) -> String {

@@ -42,7 +42,7 @@ pub async fn load(early: &Early, image: &Image, names: &[String]) -> Result<Stri
         reporter,
         ..
     } = early;
-    let (docker, server) = (&daemon.docker, &daemon.facts.server);
+    let (docker, title) = (&daemon.docker, daemon.facts.title());
     let shown = names.first().map_or("the image", String::as_str);
     let begun = early.begun();
     let held = match &begun {
@@ -54,7 +54,7 @@ pub async fn load(early: &Early, image: &Image, names: &[String]) -> Result<Stri
         for name in names {
             tag(docker, &id, name).await?;
         }
-        reporter.step(format!("Docker {server} holds {shown} already"));
+        reporter.step(format!("{title} holds {shown} already"));
         return verified(docker, image, names).await;
     }
     let load = Load {
@@ -72,7 +72,7 @@ pub async fn load(early: &Early, image: &Image, names: &[String]) -> Result<Stri
     };
     let seconds = began.elapsed().as_secs_f64();
     reporter.step(format!(
-        "Loaded {shown} into Docker {server} ({amount}, {seconds:.1} s)"
+        "Loaded {shown} into {title} ({amount}, {seconds:.1} s)"
     ));
     Ok(id)
 }

@@ -31,6 +31,9 @@ pub(super) fn plan(request: &ProbeRequest, daemon: &Daemon) -> Result<Option<Gpu
     let Backend::Gpus(wanted) = request.backend else {
         return Ok(None);
     };
+    if daemon.facts.podman {
+        return Err(through_podman(wanted).at(&daemon.how));
+    }
     let host = daemon.facts.local.then(|| look_around(&daemon.facts));
     choose(wanted, &daemon.facts, host.as_ref(), &daemon.how).map(Some)
 }
@@ -138,6 +141,19 @@ fn no_runtime(why: &str) -> Error {
         ))
 }
 
+/// Podman takes a request for GPUs through this API, and starts the container without them
+/// (podman issue 22645).
+fn through_podman(wanted: u32) -> Error {
+    not_run("Podman gives no GPUs to containers that are made through Docker's API [no-runtime]").hint(
+        format!(
+            "run the probe inside, as a job would be:\n\
+             podman run --rm --device nvidia.com/gpu=all --shm-size {wanted}g \\\n\
+             -v $(command -v imgbuild):/imgbuild:ro IMAGE /imgbuild probe --runtime host --gpus {wanted}\n\
+             {CPU_WAY}"
+        ),
+    )
+}
+
 fn too_few(wanted: u32, why: &str) -> Error {
     let gpus = if wanted == 1 { "GPU was" } else { "GPUs were" };
     not_run(format!("{wanted} {gpus} asked for [too-few-gpus]"))
@@ -183,11 +199,11 @@ pub(super) fn explain(refusal: &Refusal, image: &str, backend: Backend, how: &st
                 .why(message)
                 .hint("update the driver, or build the image with an older CUDA")
         }
-        _ if says(&["docker-init", "catatonit"]) => {
-            not_run("the Docker daemon lacks its init program")
-                .why(message)
-                .hint("install docker-init (Debian: the package tini) on the daemon's host")
-        }
+        _ if says(&["docker-init", "catatonit"]) => not_run(
+            "the Docker daemon lacks its init program",
+        )
+        .why(message)
+        .hint("install it on the daemon's host (Debian: tini for Docker, catatonit for Podman)"),
         _ if says(&["executable file not found", "no such file or directory"])
             && refusal.doing == "start" =>
         {

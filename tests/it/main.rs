@@ -31,6 +31,7 @@ mod peers;
 mod pip_lock;
 mod plan;
 mod platforms;
+mod podman;
 mod probe_attach;
 mod probe_cluster;
 mod probe_host;

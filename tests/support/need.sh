@@ -9,6 +9,7 @@ set -eu
 ALL="python3:python3 dpkg-deb:dpkg zstd:zstd patchelf:patchelf mmdebstrap:mmdebstrap dockerd:docker.io
 docker:DOCKER_CLI docker-registry:docker-registry skopeo:skopeo podman:podman openssl:openssl iptables:iptables htpasswd:apache2-utils cc:gcc c++:g++ chromium:chromium
 git:git make:make strace:strace unshare:util-linux torchrun:python3-torch
+catatonit:catatonit runc:runc
 slurmctld:slurmctld slurmd:slurmd munged:munge sbatch:slurm-client"
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
