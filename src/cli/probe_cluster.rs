@@ -8,6 +8,7 @@ use std::{
 };
 
 use oci_client::Reference;
+use serde_json::Value;
 
 use super::{
     interruptible, open_store, print,
@@ -34,7 +35,9 @@ pub(super) fn emit(
             .why("its ranks have the /dev/shm of their node"));
     }
     let what = match (&args.image, &args.python) {
-        (Some(image), _) => What::Image(pinned(image, args.registries.settings(), reporter)?),
+        (Some(image), _) => {
+            What::Image(pinned(image, engine, args.registries.settings(), reporter)?)
+        }
         (None, Some(python)) => What::Python(python.display().to_string()),
         (None, None) => What::Python("python3".into()),
     };
@@ -57,7 +60,12 @@ pub(super) fn emit(
 }
 
 /// The image by digest, so that all nodes run the same one, now and later; a registry is only asked for a tag's.
-fn pinned(image: &str, registries: Settings, reporter: &Reporter) -> Result<Reference> {
+fn pinned(
+    image: &str,
+    engine: EngineChoice,
+    registries: Settings,
+    reporter: &Reporter,
+) -> Result<Reference> {
     let reference = parse_reference(image)?;
     if reference.digest().is_some() {
         return Ok(reference);
@@ -74,11 +82,27 @@ fn pinned(image: &str, registries: Settings, reporter: &Reporter) -> Result<Refe
         .map_err(|e| {
             e.hint("the nodes pull it from a registry: push it first, or name it by digest (NAME@sha256:...)")
         })?;
+    if engine == EngineChoice::Slurm {
+        warn_of_zstd(&loader.store.read_blob(&digest)?, reporter);
+    }
     Ok(Reference::with_digest(
         reference.registry().to_owned(),
         reference.repository().to_owned(),
         digest.to_string(),
     ))
+}
+
+/// enroot 3 takes every layer for gzip, and enroot 4 for what the lowest is (src/docker.sh; issue 153).
+fn warn_of_zstd(manifest: &[u8], reporter: &Reporter) {
+    let manifest: Value = serde_json::from_slice(manifest).unwrap_or_default();
+    let layers = manifest["layers"].as_array().into_iter().flatten();
+    let kinds = layers.filter_map(|layer| layer["mediaType"].as_str());
+    if kinds.into_iter().any(|kind| kind.ends_with("zstd")) {
+        reporter.warn(
+            "enroot does not unpack layers of zstd beside others, and enroot 3 none at all\n  \
+             hint: for a cluster with pyxis, build and push the image with --compression gzip",
+        );
+    }
 }
 
 pub(super) fn read(path: &Path) -> Result<ProbeReport> {

@@ -194,3 +194,97 @@ fn container(job: &ClusterJob, image: &Reference, form: Form) -> Value {
     }
     container
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::emit::tests::job;
+
+    const IMAGE: &str = "host.example:5000/a/b@sha256:\
+                         e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn documents(backend: Backend, nodes: u32, form: Form) -> Vec<Value> {
+        let job = job(backend, nodes, What::Image(IMAGE.parse().unwrap()));
+        let text = kubernetes(&job, form).unwrap();
+        let documents = serde_yaml::Deserializer::from_str(&text);
+        documents
+            .map(|document| serde::Deserialize::deserialize(document).unwrap())
+            .collect()
+    }
+
+    fn variable<'a>(pod: &'a Value, name: &str) -> Option<&'a str> {
+        let env = pod["spec"]["containers"][0]["env"].as_array().unwrap();
+        let found = env.iter().find(|variable| variable["name"] == name)?;
+        found["value"].as_str()
+    }
+
+    #[test]
+    fn a_pod_a_node() {
+        let all = documents(Backend::Gpus(4), 3, Form::Job);
+        let [files_of, service, run] = &all[..] else {
+            panic!("{all:?}");
+        };
+        for (name, text) in files() {
+            assert_eq!(files_of["data"][name], text, "{name}");
+        }
+        let spec = &run["spec"];
+        assert_eq!(
+            (&spec["completions"], &spec["parallelism"]),
+            (&json!(3), &json!(3))
+        );
+        let pod = &spec["template"];
+        assert_eq!(pod["metadata"]["labels"], service["spec"]["selector"]);
+        assert_eq!(pod["spec"]["subdomain"], service["metadata"]["name"]);
+        assert_eq!(
+            variable(pod, "MASTER_ADDR"),
+            Some("imgbuild-probe-0.imgbuild-probe")
+        );
+        let container = &pod["spec"]["containers"][0];
+        assert_eq!(container["image"], IMAGE);
+        assert_eq!(container["resources"]["limits"]["nvidia.com/gpu"], "4");
+        let facts: Value =
+            serde_json::from_str(variable(pod, "IMGBUILD_PROBE_JOB").unwrap()).unwrap();
+        assert_eq!(
+            (&facts["image"], &facts["nodes"]),
+            (&json!(IMAGE), &json!(3))
+        );
+        let args = container["args"].as_array().unwrap();
+        assert!(args.contains(&json!("--nnodes=3")), "{args:?}");
+    }
+
+    #[test]
+    fn a_pytorch_job_has_a_master_and_the_others() {
+        let replicas = |nodes: u32| {
+            let all = documents(Backend::Cpu { nproc: 2 }, nodes, Form::PyTorchJob);
+            all[1]["spec"]["pytorchReplicaSpecs"].clone()
+        };
+        let three = replicas(3);
+        assert_eq!(three["Master"]["replicas"], 1);
+        assert_eq!(three["Worker"]["replicas"], 2);
+        let pod = &three["Worker"]["template"];
+        // The operator tells where the master is.
+        assert_eq!(variable(pod, "MASTER_ADDR"), None);
+        assert_eq!(pod["spec"]["containers"][0].get("resources"), None);
+        assert_eq!(replicas(1).get("Worker"), None);
+    }
+
+    #[test]
+    fn a_job_set_has_its_own_names() {
+        let all = documents(Backend::Gpus(1), 2, Form::JobSet);
+        let jobs = &all[1]["spec"]["replicatedJobs"][0];
+        let pod = &jobs["template"]["spec"]["template"];
+        let first = format!("{NAME}-{}-0-0.{NAME}", jobs["name"].as_str().unwrap());
+        assert_eq!(variable(pod, "MASTER_ADDR"), Some(first.as_str()));
+    }
+
+    #[test]
+    fn pods_need_an_image() {
+        let job = job(Backend::Gpus(1), 2, What::Python("python3".into()));
+        assert!(
+            kubernetes(&job, Form::Job)
+                .unwrap_err()
+                .to_string()
+                .contains("needs an image")
+        );
+    }
+}

@@ -86,3 +86,67 @@ impl ClusterJob {
 fn files() -> impl Iterator<Item = (&'static str, &'static str)> {
     SCRIPTS.into_iter().chain([NODE_SCRIPT])
 }
+
+#[cfg(test)]
+pub(in crate::probe) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A job with the defaults.
+    pub(in crate::probe) fn job(backend: Backend, nodes: u32, what: What) -> ClusterJob {
+        ClusterJob {
+            request: ProbeRequest::new(backend),
+            nodes,
+            what,
+        }
+    }
+
+    #[test]
+    fn facts_are_one_line_of_json() {
+        let image = "registry.example/team/train:1".parse().unwrap();
+        let facts = job(Backend::Gpus(4), 3, What::Image(image)).facts("slurm");
+        assert_eq!(facts.lines().count(), 1);
+        let facts: JobFacts = serde_json::from_str(&facts).unwrap();
+        assert_eq!(
+            facts.image.as_deref(),
+            Some("registry.example/team/train:1")
+        );
+        assert_eq!(
+            (facts.nodes, facts.backend, facts.timeout_s),
+            (3, Backend::Gpus(4), 300)
+        );
+        // The path stays with the script that runs it.
+        let facts = job(
+            Backend::Cpu { nproc: 1 },
+            1,
+            What::Python("/a \"b\"".into()),
+        );
+        let facts: serde_json::Value = serde_json::from_str(&facts.facts("x")).unwrap();
+        assert_eq!(facts["image"], json!(null));
+        assert_eq!(facts["engine"], "x");
+    }
+
+    #[test]
+    fn a_node_has_the_jobs_time_to_meet() {
+        let mut job = job(Backend::Cpu { nproc: 2 }, 5, What::Python("python3".into()));
+        job.request.timeout = std::time::Duration::from_millis(1);
+        let words = job.words();
+        assert_eq!(words[..2], ["-m", "torch.distributed.run"]);
+        for word in ["--nnodes=5", "--rdzv_conf=timeout=1", "./ddp_probe.py"] {
+            assert!(words.iter().any(|have| have == word), "{word}: {words:?}");
+        }
+        assert!(!words.iter().any(|word| word == "--standalone"));
+    }
+
+    #[test]
+    fn files_have_names_that_need_no_quotes() {
+        let names: Vec<&str> = files().map(|(name, _)| name).collect();
+        let plain = |name: &&str| {
+            name.chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_.".contains(c))
+        };
+        assert!(names.iter().all(plain), "{names:?}");
+        assert!(names.contains(&NODE_SCRIPT.0));
+    }
+}

@@ -23,6 +23,8 @@ const OVER_MARK: &str = "IMGBUILD_PROBE_OVER ";
 const TIMED_OUT: i64 = 124;
 /// How Slurm tells that a task was killed for its memory (slurmstepd).
 const OUT_OF_MEMORY: &str = "oom_kill event";
+/// What srun says to pyxis' options where it is not installed.
+const NO_PYXIS: &str = "unrecognized option '--container-";
 const UNMET: &[&str] = &[
     "clients joined",
     "does not resolve",
@@ -96,7 +98,7 @@ fn status(node: &Node) -> Option<i64> {
     node.end.as_ref().map(|end| end.status)
 }
 
-/// The lines before the first node's, and each node's own.
+/// The lines before the first node's and the word that all is over, and each node's own.
 fn split(text: &str) -> (Vec<&str>, Vec<Node<'_>>) {
     let (mut around, mut nodes) = (Vec::new(), Vec::<Node>::new());
     for line in text.lines() {
@@ -111,6 +113,8 @@ fn split(text: &str) -> (Vec<&str>, Vec<Node<'_>>) {
             if let Some(node) = node {
                 node.end = Some(end);
             }
+        } else if line.contains(OVER_MARK) {
+            around.push(line);
         } else {
             nodes
                 .last_mut()
@@ -216,6 +220,11 @@ fn marked<'a, T: Deserialize<'a>>(line: &'a str, mark: &str) -> Option<T> {
 
 fn none_began(around: &[&str]) -> Error {
     let error = Error::new(Exit::ProbeNotRun, "no node of a probe began");
+    if let Some(line) = around.iter().find(|line| line.contains(NO_PYXIS)) {
+        return error.why(line.trim()).hint(
+            "pyxis, which runs images, is not here: emit the job with --runtime host --python PATH",
+        );
+    }
     let last = around
         .iter()
         .rfind(|line| !line.trim().is_empty() && !line.contains(OVER_MARK));
@@ -224,4 +233,103 @@ fn none_began(around: &[&str]) -> Error {
         None => error.why("there is no output"),
     }
     .hint("give the job's folder, imgbuild-probe-JOBID, or its log through a pipe")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::probe::emit::{What, tests::job};
+
+    /// What a node of two writes; without a status it has not ended.
+    fn node(index: u32, ranks: &[(u32, bool)], status: Option<i64>) -> String {
+        let job = job(Backend::Cpu { nproc: 1 }, 2, What::Python("python3".into()));
+        let name = format!("n{index}");
+        let facts = job.facts("slurm");
+        let mut text = format!(
+            "0: {BEGIN_MARK}{{\"index\": {index}, \"node\": \"{name}\", \"job\": {facts}}}\n"
+        );
+        for (rank, ok) in ranks {
+            let said = json!({
+                "rank": rank, "ok": ok, "backend": "gloo", "world_size": 2, "params_sha256": "x",
+                "hostname": name,
+            });
+            text.push_str(&format!("IMGBUILD_PROBE_RANK {said}\n"));
+        }
+        if index == 0 {
+            text.push_str("IMGBUILD_PROBE_SUMMARY {\"ok\": true}\n");
+        }
+        if let Some(status) = status {
+            text.push_str(&format!(
+                "{END_MARK}{{\"index\": {index}, \"status\": {status}, \"seconds\": {}.5}}\n",
+                index + 1
+            ));
+        }
+        text
+    }
+
+    fn code(text: &str) -> String {
+        read(text).unwrap().failure.unwrap().code
+    }
+
+    fn refused(text: &str) -> String {
+        let error = read(text).unwrap_err();
+        assert_eq!(error.exit(), Exit::ProbeNotRun);
+        error.to_string()
+    }
+
+    #[test]
+    fn nodes_come_in_any_order() {
+        let text = node(1, &[(1, true)], Some(0)) + &node(0, &[(0, true)], Some(0));
+        let report = read(&text).unwrap();
+        assert!(report.passed(), "{:?}", report.failure);
+        assert_eq!((report.nproc, report.seconds), (2, 2.5));
+        let Place::Cluster { nodes, .. } = &report.place else {
+            panic!("{:?}", report.place);
+        };
+        assert_eq!(nodes[..], ["n0", "n1"]);
+        assert_eq!(report.place.node(1), Some("n1"));
+    }
+
+    #[test]
+    fn without_all_ends_there_is_no_verdict() {
+        let half = node(0, &[(0, true)], Some(0)) + &node(1, &[], None);
+        assert!(refused(&half).contains("1 of 2 nodes have ended"));
+        assert!(refused("").contains("no output"));
+        assert!(refused("srun: error: no such partition\n").contains("no such partition"));
+        let bare = "srun: unrecognized option '--container-image=x'\nTry \"srun --help\"\n";
+        assert!(refused(bare).contains("pyxis"), "{}", refused(bare));
+        let over = format!("{half}{OVER_MARK}1\n");
+        assert_eq!(read(&over).unwrap().missing_ranks, [1]);
+    }
+
+    #[test]
+    fn two_runs_are_not_one() {
+        let one = node(0, &[(0, true)], Some(0));
+        assert!(refused(&(one.clone() + &one)).contains("more than one run"));
+        let other = node(1, &[(1, true)], Some(0)).replace("\"timeout_s\":300", "\"timeout_s\":7");
+        assert!(refused(&(one + &other)).contains("more than one run"));
+    }
+
+    #[test]
+    fn a_failed_node_is_a_failure_at_once() {
+        let failed = node(0, &[(0, true)], None) + &node(1, &[(1, false)], Some(1));
+        let report = read(&failed).unwrap();
+        assert_eq!(report.failure.as_ref().unwrap().rank, Some(1));
+        let killed = node(0, &[(0, true)], Some(1))
+            + "slurmstepd: error: Detected 1 oom_kill event in StepId=1.0\n"
+            + &node(1, &[], Some(137));
+        assert_eq!(code(&killed), "memory");
+        let late = node(0, &[], Some(TIMED_OUT)) + &node(1, &[], Some(0));
+        assert!(read(&late).unwrap().timed_out);
+    }
+
+    #[test]
+    fn nodes_that_did_not_meet_are_told() {
+        let lost = node(0, &[], Some(1)).replace("IMGBUILD_PROBE_SUMMARY {\"ok\": true}\n", "")
+            + "the first node's name does not resolve: n0\n"
+            + &node(1, &[], Some(1));
+        assert_eq!(code(&lost), "rendezvous");
+    }
 }
