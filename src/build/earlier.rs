@@ -78,13 +78,16 @@ impl<'a> Opener<'_, 'a> {
             return Ok(None);
         }
         let all = self.complete(told)?;
+        // Who tells what cannot be is not believed.
+        let Ok(found) = self.site.surveyed(&all) else {
+            return Ok(None);
+        };
         let told = all.iter().filter(|one| one.claims.is_some()).count();
         tools.reporter.step(format!(
             "Known  what {told} of {} bring, from {name}",
             counted(all.len(), "package")
         ));
-        // Who tells what cannot be is not believed.
-        Ok(self.site.surveyed(&all).ok())
+        Ok(Some(found))
     }
 
     fn sources(&self) -> Result<Vec<Digest>> {

@@ -41,7 +41,8 @@ pub(super) fn run(args: &PushArgs, reporter: &Reporter) -> Result<ExitCode> {
     let store = open_store(reporter)?;
     let image = stored(&args.image, &store)?.ok_or_else(|| {
         Error::input(format!("imgbuild has no image '{}'", args.image)).hint(format!(
-            "build it first: imgbuild build env.yml -t {}",
+            "build it first: imgbuild build env.yml -t {}; one that was pushed by its build may be \
+             in its registry alone",
             args.image
         ))
     })?;

@@ -18,7 +18,7 @@ use super::{
     remote::Remote,
     transport::Call,
 };
-use crate::{base::media, digest::Digest, image::Document};
+use crate::{base::media, digest::Digest, error::Error, image::Document};
 
 /// Manifests beyond this size are not read (registries refuse them as well).
 const MAX_MANIFEST: usize = 8 << 20;
@@ -43,7 +43,7 @@ pub(super) enum Condition {
 }
 
 /// What came of putting a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Put {
     /// The registry took it.
     Taken,
@@ -52,6 +52,19 @@ pub(super) enum Put {
     Listed,
     /// The condition did not hold.
     Changed,
+    /// The repository lacks a blob that it names.
+    Lacking(Error),
+}
+
+impl Put {
+    /// # Errors
+    /// When the repository lacks a blob.
+    pub fn taken(self) -> Result<(), Error> {
+        match self {
+            Self::Taken | Self::Listed | Self::Changed => Ok(()),
+            Self::Lacking(error) => Err(error),
+        }
+    }
 }
 
 /// A blob as it comes.
@@ -159,7 +172,8 @@ impl Remote {
     /// Puts a manifest or an index under a tag or its digest.
     ///
     /// # Errors
-    /// When the registry refuses it, or says that it has another digest.
+    /// When the registry refuses it for another reason than what it lacks, or says that it has
+    /// another digest.
     pub(super) async fn put_manifest(
         &self,
         name: &str,
@@ -189,6 +203,7 @@ impl Remote {
         };
         match put.await {
             Err(problem) if problem.status() == Some(412) => Ok(Put::Changed),
+            Err(problem) if problem.lacks_blobs() => Ok(Put::Lacking(self.explain(problem))),
             done => done.map_err(|problem| self.failure(problem)),
         }
     }

@@ -135,6 +135,16 @@ impl Problem {
         }
     }
 
+    /// Whether a manifest was refused for a blob that the repository lacks (OCI distribution-spec,
+    /// "Error Codes").
+    pub fn lacks_blobs(&self) -> bool {
+        let codes = ["BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"];
+        match self {
+            Self::Refused(refusal) => codes.iter().any(|code| refusal.says(code)),
+            _ => false,
+        }
+    }
+
     /// The reason in short, for the user.
     pub fn words(&self) -> String {
         match self {
@@ -192,6 +202,29 @@ mod tests {
         assert!(codes.is_empty());
         assert_eq!(text.chars().count(), SHOWN);
         assert_eq!(words("{\"errors\":[]}").0, [""; 0]);
+    }
+
+    #[test]
+    fn what_a_repository_lacks_is_told_by_a_code() {
+        let lacks = |body| {
+            let (codes, words) = words(body);
+            let refusal = Refusal {
+                status: StatusCode::BAD_REQUEST,
+                codes,
+                retry_after: None,
+                words,
+            };
+            Problem::Refused(refusal).lacks_blobs()
+        };
+        assert!(lacks(
+            r#"{"errors":[{"code":"DENIED"},{"code":"MANIFEST_BLOB_UNKNOWN"}]}"#
+        ));
+        assert!(lacks(r#"{"errors":[{"code":"BLOB_UNKNOWN"}]}"#));
+        assert!(!lacks(
+            r#"{"errors":[{"code":"X","message":"BLOB_UNKNOWN"}]}"#
+        ));
+        assert!(!lacks("BLOB_UNKNOWN"));
+        assert!(!Problem::Odd("BLOB_UNKNOWN".into()).lacks_blobs());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use oci_client::{Reference, RegistryOperation};
 
 use super::{
     Sent,
-    api::Condition,
+    api::{Condition, Put},
     failure::Failure,
     remote::{Purpose, Remote, parse_reference},
     upload::{Begun, Blob, Session, Upload, begin},
@@ -227,20 +227,17 @@ impl Push<'_> {
             human_bytes(bytes)
         ));
         let mut came = self.send_blobs(true).await?;
-        match self.put_documents().await {
-            Err(e) if e.to_string().contains("BLOB_UNKNOWN") => {
-                self.reporter.warn(format_args!(
-                    "{} lacks blobs that it said it has: sending all",
-                    self.remote.reference().registry()
-                ));
-                came = self.send_blobs(false).await?;
-                self.put_documents().await?;
-            }
-            done => done?,
+        if let Put::Lacking(_) = self.put_documents().await? {
+            self.reporter.warn(format_args!(
+                "{} lacks blobs that it said it has: sending all",
+                self.remote.reference().registry()
+            ));
+            came = self.send_blobs(false).await?;
+            self.put_documents().await?.taken()?;
         }
         let tags = tags.iter().filter_map(Reference::tag);
         for (tag, document) in tags.zip(self.documents.last().into_iter().cycle()) {
-            self.put_manifest(tag, document).await?;
+            self.put_manifest(tag, document).await?.taken()?;
         }
         self.reporter
             .step(format_args!("Pushed {names} ({})", summary(&came)));
@@ -331,32 +328,39 @@ impl Push<'_> {
         begun
     }
 
-    /// Puts every manifest, and then the index, under its digest.
-    async fn put_documents(&self) -> Result<()> {
+    /// Puts every manifest, and then the index, under its digest, until blobs are lacking.
+    async fn put_documents(&self) -> Result<Put> {
         for document in self.documents {
             let by_digest = document.digest.to_string();
-            self.put_manifest(&by_digest, document).await?;
+            let put = self.put_manifest(&by_digest, document).await?;
+            if matches!(put, Put::Lacking(_)) {
+                return Ok(put);
+            }
         }
-        Ok(())
+        Ok(Put::Taken)
     }
 
     /// Puts a document under a name, unless that is what the name stands for already.
-    async fn put_manifest(&self, name: &str, document: &Document) -> Result<()> {
+    async fn put_manifest(&self, name: &str, document: &Document) -> Result<Put> {
         let remote = &self.remote;
         let put = remote.retrying(|| async {
             if remote.manifest_digest(name).await? == Some(document.digest) {
-                return Ok::<(), Failure>(());
+                return Ok::<Put, Failure>(Put::Taken);
             }
-            let put = remote.put_manifest(name, document, &Condition::Always);
-            put.await.map(drop)
+            remote
+                .put_manifest(name, document, &Condition::Always)
+                .await
         });
-        put.await.map_err(|error| {
-            let (host, repository) = (
-                remote.reference().registry(),
-                remote.reference().repository(),
-            );
+        let placed = |error: Error| {
+            let reference = remote.reference();
+            let (host, repository) = (reference.registry(), reference.repository());
             error.at(format_args!("{host}/{repository}, {name}"))
-        })
+        };
+        match put.await {
+            Ok(Put::Lacking(error)) => Ok(Put::Lacking(placed(error))),
+            Ok(put) => Ok(put),
+            Err(error) => Err(placed(error)),
+        }
     }
 }
 

@@ -62,7 +62,7 @@ impl<'a> Referrers<'a> {
         }
         self.put_blob(EMPTY).await?;
         self.put_blob(&document.bytes).await?;
-        if self.put_referrer(&manifest).await? == Put::Listed {
+        if matches!(self.put_referrer(&manifest).await?, Put::Listed) {
             return Ok(digest);
         }
         let entry = json!({
@@ -238,7 +238,8 @@ impl<'a> Referrers<'a> {
         let list = Document::new(media::OCI_INDEX, list);
         let write = || self.remote.put_manifest(&tag, &list, &condition);
         let written = self.remote.retrying(write).await;
-        written.map(drop).map_err(|e| e.at(self.place(&tag)))
+        let written = written.and_then(Put::taken);
+        written.map_err(|e| e.at(self.place(&tag)))
     }
 
     async fn put_blob(&self, bytes: &[u8]) -> Result<()> {
@@ -256,12 +257,13 @@ impl<'a> Referrers<'a> {
     async fn put_manifest(&self, name: &str, document: &Document) -> Result<()> {
         let put = self.remote.retrying(|| async {
             if self.remote.manifest_digest(name).await? == Some(document.digest) {
-                return Ok::<(), Failure>(());
+                return Ok::<Put, Failure>(Put::Taken);
             }
             let put = self.remote.put_manifest(name, document, &Condition::Always);
-            put.await.map(drop)
+            put.await
         });
-        put.await.map_err(|e| e.at(self.place(name)))
+        let put = put.await.and_then(Put::taken);
+        put.map_err(|e| e.at(self.place(name)))
     }
 
     async fn names(&self, name: &str, digest: &Digest) -> Result<bool> {

@@ -189,9 +189,13 @@ fn what_a_sink_needs_is_fetched_and_what_a_registry_has_is_mounted() {
     assert!(mounts.count() > 8, "{log:?}");
     assert_eq!(world.blobs().0, 2, "{log:?}");
     check(&second, &other, &digest);
-    // The image is not whole here, so no name leads to it.
+    // The image is not whole here, so no name leads to it; it is in its registry.
     let unknown = second.imgbuild(&["push", &other]);
     unknown.expect(2);
+    assert!(unknown.stderr.contains("in its registry alone"));
+    let sbom = second.ok(&["sbom", &other]).stdout;
+    assert!(sbom.contains("hello-demo"), "{sbom}");
+    second.ok(&["diff", &name, &other]);
 
     // Another registry, as far as names tell.
     let far = Faulty::proxy(&registry());

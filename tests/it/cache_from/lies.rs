@@ -2,12 +2,12 @@
 
 use std::{fs, process::Command};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{SPECS, World, build, built, check, copy, registry, repository};
 use crate::{
     faulty::{Fault, Faulty},
-    mini::{layout_manifest, read_json, sha256, write_json},
+    mini::{env, layout_manifest, read_json, sha256, write_json},
     support::{Project, run},
 };
 
@@ -226,4 +226,31 @@ fn a_layer_of_another_size_is_made_instead() {
     let pushed = built(&second, &["-t", &target, "--push"]);
     assert_eq!(pushed.digest(), digest);
     check(&second, &target, &digest);
+}
+
+#[test]
+fn packages_that_cannot_be_as_told_are_asked_themselves() {
+    let world = World::new();
+    let (first, _) = honest(&world);
+    let (name, other) = (world.name(), world.name());
+    let mut forgery = Forgery::of(&first);
+    let surveys = &mut forgery.config["dev.imgbuild.notes"]["surveys"];
+    let survey = surveys.as_object_mut().unwrap().values_mut().next();
+    let outlines = survey.unwrap()["outlines"].as_object_mut().unwrap();
+    // Each says that it has files where others have folders.
+    for outline in outlines.values_mut() {
+        let file = |path: &str| json!({"path": path, "folder": false, "sha256": null});
+        outline["targets"] = ["bin", "lib", "share", "bin/x"].map(file).into();
+    }
+    forgery.push(&name);
+    let newer = SPECS.map(|spec| spec.replace("hello-demo=1.0", "hello-demo=1.1"));
+    let newer = newer.each_ref().map(String::as_str);
+    first.write_env(&env(&world.channel.url, &newer));
+    first.ok(&["lock", "env.yml"]);
+    let second = world.machine(&first);
+    let args = ["-t", &other, "--push", "--locked", "--cache-from"];
+    let output = built(&second, &[&args[..], &[&name]].concat());
+    assert!(world.packages() > 5);
+    let alone = built(&first, &[&args[..], &[""]].concat());
+    assert_eq!(output.digest(), alone.digest());
 }
