@@ -150,16 +150,41 @@ proptest! {
     }
 }
 
+/// A package of files.
+fn files(id: &str, paths: &[&str]) -> Contents {
+    let target = |path: &&str| Target {
+        path: path.into(),
+        folder: false,
+        sha256: None,
+    };
+    contents(id, &(1, paths.iter().map(target).collect(), Vec::new()))
+}
+
+#[test]
+fn names_of_one_hash_open_a_package_in_vain() {
+    let mut seen = BTreeMap::new();
+    let names = (0..).map(|n| format!("{n}.so"));
+    let twins = names.filter_map(|name| {
+        let before = seen.insert(hashed(OsStr::new(&name)), name.clone());
+        before.map(|before| (before, name))
+    });
+    let (one, other) = twins.take(1).next().unwrap();
+    let (one, other) = (format!("lib/{one}"), format!("lib/{other}"));
+    let before = [files("a", &[&one]), files("b", &["lib/b", "bin/b"])];
+    let (survey, outlines) = whole(&before).unwrap();
+    let told = outlines["a"].contents("a".into(), &survey).unwrap();
+    let new = files("b", &[&other]);
+    assert_eq!(touched(&[told.clone(), new.clone()]), [0]);
+    assert_eq!(touched(&[told, files("b", &["lib/b"])]), [0; 0]);
+    // Both have a claim of that hash, and neither loses a file.
+    let both = [before[0].clone(), new];
+    let (survey, outlines) = whole(&both).unwrap();
+    assert_eq!(outlines["a"].claims, outlines["b"].claims);
+    assert!(survey.exclusions.is_empty());
+}
+
 #[test]
 fn a_package_is_opened_where_another_touches_what_it_claims() {
-    let files = |id: &str, paths: &[&str]| {
-        let target = |path: &&str| Target {
-            path: path.into(),
-            folder: false,
-            sha256: None,
-        };
-        contents(id, &(1, paths.iter().map(target).collect(), Vec::new()))
-    };
     let site = "lib/python3.11/site-packages";
     let torch: Vec<String> = (0..2000)
         .map(|n| format!("{site}/torch/{}/{n}.py", n % 50))
