@@ -201,8 +201,10 @@ impl Remote {
                 _ => Ok(Put::Taken),
             }
         };
+        let conditional = *condition != Condition::Always;
         match put.await {
-            Err(problem) if problem.status() == Some(412) => Ok(Put::Changed),
+            // Without one it is a refusal: Harbor answers so for a tag that must not move.
+            Err(problem) if conditional && problem.status() == Some(412) => Ok(Put::Changed),
             Err(problem) if problem.lacks_blobs() => Ok(Put::Lacking(self.explain(problem))),
             done => done.map_err(|problem| self.failure(problem)),
         }

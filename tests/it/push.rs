@@ -267,6 +267,16 @@ fn faults_that_stay_are_told() {
         let manifests = writes(&proxy).into_iter().filter(|r| is_manifest_upload(r));
         assert_eq!(manifests.count(), 0, "{status}");
     }
+    // Harbor says so of a tag that must not move.
+    let is_tag = |request: &str| request.starts_with("PUT ") && request.ends_with("/manifests/1");
+    let proxy = Faulty::faulty_proxy(&registry, first(99, is_tag, Fault::Status(412, "")));
+    let out = push(&project, proxy.address(), &repository());
+    out.expect(3);
+    assert!(
+        out.stderr.contains("why: HTTP status 412"),
+        "{}",
+        out.stderr
+    );
     let refused = push(&project, "127.0.0.1:1", "a");
     refused.expect(3);
     assert!(
