@@ -82,8 +82,11 @@ fn pinned(
         .map_err(|e| {
             e.hint("the nodes pull it from a registry: push it first, or name it by digest (NAME@sha256:...)")
         })?;
-    if engine == EngineChoice::Slurm {
-        warn_of_zstd(&loader.store.read_blob(&digest)?, reporter);
+    if engine == EngineChoice::Slurm && has_zstd(&loader.store.read_blob(&digest)?) {
+        reporter.warn(
+            "enroot does not unpack layers of zstd beside others, and enroot 3 none at all\n  \
+             hint: for a cluster with pyxis, build and push the image with --compression gzip",
+        );
     }
     Ok(Reference::with_digest(
         reference.registry().to_owned(),
@@ -93,16 +96,13 @@ fn pinned(
 }
 
 /// enroot 3 takes every layer for gzip, and enroot 4 for what the lowest is (src/docker.sh; issue 153).
-fn warn_of_zstd(manifest: &[u8], reporter: &Reporter) {
+fn has_zstd(manifest: &[u8]) -> bool {
     let manifest: Value = serde_json::from_slice(manifest).unwrap_or_default();
-    let layers = manifest["layers"].as_array().into_iter().flatten();
-    let kinds = layers.filter_map(|layer| layer["mediaType"].as_str());
-    if kinds.into_iter().any(|kind| kind.ends_with("zstd")) {
-        reporter.warn(
-            "enroot does not unpack layers of zstd beside others, and enroot 3 none at all\n  \
-             hint: for a cluster with pyxis, build and push the image with --compression gzip",
-        );
-    }
+    let mut layers = manifest["layers"].as_array().into_iter().flatten();
+    layers.any(|layer| {
+        let kind = layer["mediaType"].as_str().unwrap_or_default();
+        kind.ends_with("zstd")
+    })
 }
 
 pub(super) fn read(path: &Path) -> Result<ProbeReport> {
@@ -143,4 +143,29 @@ fn logs(folder: &Path) -> Result<Vec<PathBuf>> {
         .into_iter()
         .chain(nodes)
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn layers_of_zstd_are_told_from_others() {
+        let has = |kinds: &[&str]| {
+            let layers: Vec<Value> = kinds
+                .iter()
+                .map(|kind| json!({"mediaType": kind}))
+                .collect();
+            has_zstd(json!({"layers": layers}).to_string().as_bytes())
+        };
+        let (gzip, zstd) = (
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+            "application/vnd.oci.image.layer.v1.tar+zstd",
+        );
+        assert!(has(&[gzip, zstd]));
+        assert!(!has(&[gzip]));
+        assert!(!has(&[]));
+        assert!(!has_zstd(b"x"));
+    }
 }
