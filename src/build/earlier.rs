@@ -100,7 +100,8 @@ impl<'a> Opener<'_, 'a> {
         let packages = self.packages.iter().zip(sources);
         let told = packages.map(|(package, source)| {
             let outline = earlier.outlines.get(source)?;
-            outline.contents(package.id(), earlier)
+            let contents = outline.contents(package.id(), earlier)?;
+            has_md5(package, &contents).then_some(contents)
         });
         told.collect()
     }
@@ -142,5 +143,13 @@ impl<'a> Opener<'_, 'a> {
             self.infos.put(*package, info)?;
             Ok(contents)
         })
+    }
+}
+
+/// Whether the md5 of a package is known, which its lock may lack: it stands in `conda-meta`.
+fn has_md5(package: &Locked<'_>, contents: &Contents) -> bool {
+    match package {
+        Locked::Conda(record) => record.package_record.md5.is_some() || contents.md5.is_some(),
+        Locked::Wheel(_) => true,
     }
 }

@@ -47,21 +47,20 @@ pub fn plan_miniconda(items: &[PlanItem], budget: &Budget) -> LayerPlan {
 
 fn plan_tiers(items: &[PlanItem], tiers: &[Tier], budget: &Budget) -> LayerPlan {
     let ids: Vec<String> = items.iter().map(PlanItem::id).collect();
-    let mut layers = Vec::new();
-    for tier in Tier::ALL {
-        let members: Vec<bins::Item<'_>> = items
-            .iter()
-            .zip(&ids)
-            .zip(tiers)
-            .enumerate()
-            .filter(|(_, (_, of))| **of == tier)
+    let members = |of: Option<Tier>| -> Vec<bins::Item<'_>> {
+        let all = items.iter().zip(&ids).zip(tiers).enumerate();
+        all.filter(|(_, (_, tier))| of.is_none_or(|of| of == **tier))
             .map(|(index, ((item, id), _))| bins::Item {
                 index,
                 name: id,
                 size: item.size,
             })
-            .collect();
-        for group in bins::group(members, budget.share(tier)) {
+            .collect()
+    };
+    let alone = bins::largest(&members(None), budget);
+    let mut layers = Vec::new();
+    for tier in Tier::ALL {
+        for group in bins::group(members(Some(tier)), &alone, budget.bins(tier)) {
             let group: Vec<&PlanItem> = group.into_iter().map(|index| &items[index]).collect();
             layers.push(PlannedLayer {
                 tier,
