@@ -93,7 +93,7 @@ impl FromStr for BaseSource {
 }
 
 /// A base image whose layers lie in the store.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BaseImage {
     /// The image config (OCI image-spec, config.md; Docker's extra keys kept), or `{}` for scratch.
     pub config: Value,

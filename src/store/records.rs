@@ -119,8 +119,11 @@ impl Store {
     /// # Errors
     /// When the record cannot be written.
     pub fn put_image(&self, image: &StoredImage) -> Result<()> {
-        self.sync_blob_names()?;
         let path = self.image_record(&image.reference);
+        if read_json(&path).as_ref() == Some(image) && note_use(&path) {
+            return Ok(());
+        }
+        self.sync_blob_names()?;
         self.write_json(&path, image)?;
         let file = File::open(&path).and_then(|file| file.sync_all());
         file.map_err(|e| Error::io("sync", &path, e))?;
@@ -180,7 +183,9 @@ impl Store {
     /// # Errors
     /// When the record cannot be written.
     pub fn put_base(&self, name: &str, base: &BaseImage) -> Result<()> {
-        self.sync_blob_names()?;
+        if self.last_base(name).as_ref() != Some(base) {
+            self.sync_blob_names()?;
+        }
         self.write_json(&self.base_record(name), base)
     }
 

@@ -182,7 +182,7 @@ fn an_attempt_that_breaks_off_is_told_from_one_that_is_whole() {
     let proxy = Faulty::faulty_proxy(&registry, move |request| {
         let blob = request.starts_with("PUT ") && request.contains("/blobs/");
         match blob && cuts.fetch_add(1, Ordering::SeqCst) == 0 {
-            true => Fault::Cut(0),
+            true => Fault::Cut(50),
             false => Fault::Fine,
         }
     });
