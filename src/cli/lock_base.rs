@@ -1,5 +1,7 @@
 //! The base image that a lock names.
 
+use std::time::Duration;
+
 use super::lock::Locker;
 use crate::{
     base::{BaseImage, BaseLayer, BaseSource, Ground, Loader, tree::BaseTree},
@@ -8,6 +10,9 @@ use crate::{
     error::Result,
     lock::{Lock, LockedBase},
 };
+
+/// How long a registry may take to say where a tag points.
+const ANSWER: Duration = Duration::from_secs(3);
 
 impl Locker<'_> {
     pub(super) fn loader(&self) -> Loader {
@@ -76,8 +81,9 @@ impl Locker<'_> {
         if self.locking.offline || locked.reference != *reference {
             return;
         }
-        let asked = self.runtime.block_on(self.loader().resolve(reference));
-        if let Ok(now) = asked
+        let loader = self.loader();
+        let asked = async { tokio::time::timeout(ANSWER, loader.resolve(reference)).await };
+        if let Ok(Ok(now)) = self.runtime.block_on(asked)
             && now != locked.digest
         {
             self.reporter.warn(format!(

@@ -75,6 +75,9 @@ impl<'a> Lockers<'a> {
         let looks: Vec<Look> = looks.collect::<Result<_>>()?;
         let reasons: Vec<&Unmet> = looks.iter().flat_map(|look| look.stale.reasons()).collect();
         self.say(old.as_ref(), &reasons)?;
+        if let Some(first) = self.each.first().filter(|_| self.tools.locking.locked) {
+            first.say_if_moved(of(first).and_then(|lock| lock.base.as_ref()));
+        }
         let settled = self.each.iter().zip(&looks);
         let settled = settled.map(|(locker, look)| {
             let machine = locker.spec.machine;

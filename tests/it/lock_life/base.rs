@@ -103,18 +103,19 @@ fn a_tag_that_moves_does_not_move_the_base() {
 
     let moved = format!("oci:{}", project.path("out").display());
     copy_image(&moved, &name);
-    // Nothing is asked of the registry while the cache has the locked one; else it is by digest.
+    let words = format!("{name} is {} by now", first.digest());
     for round in ["warm", "cold"] {
         if round == "cold" {
             fs::remove_dir_all(&project.cache).unwrap();
         }
         let again = project.ok(&["build", "env.yml", "--locked"]);
         assert_eq!(again.digest(), first.digest(), "{round}");
+        assert!(again.stderr.contains(&words), "{}", again.stderr);
     }
-    project.ok(&["build", "env.yml", "--locked", "--offline"]);
+    let offline = project.ok(&["build", "env.yml", "--locked", "--offline"]);
+    assert!(!offline.stderr.contains("by now"), "{}", offline.stderr);
     for args in [&["lock", "env.yml", "--locked"][..], &["lock", "env.yml"]] {
         let out = project.ok(args);
-        let words = format!("{name} is {} by now", first.digest());
         assert!(out.stderr.contains(&words), "{}", out.stderr);
         assert!(out.stderr.contains("--update-base"), "{}", out.stderr);
         assert_eq!(lock_text(&project), text);
