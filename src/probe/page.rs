@@ -210,7 +210,7 @@ mod tests {
         let text = include_str!("../../docs/runs/2026-11-25-h100x2.json");
         let report: ProbeReport = serde_json::from_str(text).unwrap();
         let page = report.to_html().unwrap();
-        for word in ["1.93x", "P2P&#x2f;CUMEM", "327.1 GB/s", "NV18", "<polyline"] {
+        for word in ["1.99x", "P2P&#x2f;CUMEM", "327.3 GB/s", "NV18", "<polyline"] {
             assert!(page.contains(word), "{word}");
         }
     }
