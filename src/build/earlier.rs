@@ -1,7 +1,8 @@
 //! What packages mean together where the last build, or an earlier image, tells of those that did
 //! not change.
 //!
-//! Only the others are brought and opened, and those of which it does not tell enough beside them. Then it is sure which layers are to be made, as if all were here.
+//! Only the others are brought and opened, and those of which it does not tell enough beside them.
+//! Then it is sure which layers are to be made, as if all were here.
 
 use super::{Tools, layers::Infos, parallel::in_parallel, site::Site};
 use crate::{

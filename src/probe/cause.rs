@@ -65,8 +65,12 @@ impl ProbeReport {
 
     /// Where the ranks were that got least far.
     fn last_step(&self) -> Option<String> {
+        self.slowest()?.failed_step.clone()
+    }
+
+    fn slowest(&self) -> Option<&RankResult> {
         let failed = self.ranks.iter().filter(|r| !r.ok);
-        failed.min_by_key(|r| r.checks.len())?.failed_step.clone()
+        failed.min_by_key(|r| r.checks.len())
     }
 
     /// The rank that got least far holds up the others.
@@ -80,11 +84,7 @@ impl ProbeReport {
                 last_seen(silent, output)
             ),
         };
-        let slowest = self
-            .ranks
-            .iter()
-            .filter(|r| !r.ok)
-            .min_by_key(|r| r.checks.len());
+        let slowest = self.slowest();
         let meeting = output.stderr_with(&["[c10d]"]);
         let (code, seen) = match (slowest, &output.last_progress, meeting) {
             (Some(rank), _, _) => ("timeout", place(rank)),

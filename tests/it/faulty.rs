@@ -147,6 +147,16 @@ impl Faulty {
         self.shared.state.lock().unwrap().log.clone()
     }
 
+    /// The requests so far that change something.
+    pub fn writes(&self) -> Vec<String> {
+        let mut log = self.log();
+        log.retain(|line| {
+            let mut methods = ["PUT ", "POST ", "PATCH "].iter();
+            methods.any(|method| line.starts_with(method))
+        });
+        log
+    }
+
     /// The bytes that a proxy passed on so far, both ways.
     pub fn bytes(&self) -> u64 {
         self.shared.state.lock().unwrap().bytes

@@ -79,18 +79,8 @@ fn is_manifest_upload(request: &str) -> bool {
     request.starts_with("PUT ") && request.contains("/manifests/")
 }
 
-fn writes(server: &Faulty) -> Vec<String> {
-    let mut log = server.log();
-    log.retain(|line| {
-        ["PUT ", "POST ", "PATCH "]
-            .iter()
-            .any(|m| line.starts_with(m))
-    });
-    log
-}
-
 fn blob_uploads(server: &Faulty) -> usize {
-    writes(server).iter().filter(|r| is_blob_upload(r)).count()
+    server.writes().iter().filter(|r| is_blob_upload(r)).count()
 }
 
 /// Answers the first so many requests of a kind like this.
@@ -135,7 +125,7 @@ fn only_what_is_new_is_uploaded() {
         let tag = at(&format!("PUT /v2/{repository}/manifests/{tag}")).unwrap();
         assert!(tag > at(&format!("done {by_digest}")).unwrap(), "{log:?}");
     }
-    assert_eq!(writes(&proxy).len(), 2 * done.len() + 3);
+    assert_eq!(proxy.writes().len(), 2 * done.len() + 3);
     let counts = format!("({} uploaded, 0 there already)", done.len());
     assert!(output.stderr.contains(&counts), "{}", output.stderr);
 
@@ -143,14 +133,14 @@ fn only_what_is_new_is_uploaded() {
     proxy.clear();
     let again = project.ok(&["push", &one]);
     assert_eq!(again.stdout, output.stdout);
-    assert_eq!(writes(&proxy), [""; 0]);
+    assert_eq!(proxy.writes(), [""; 0]);
     assert!(again.stderr.contains("(0 uploaded, "), "{}", again.stderr);
 
     // Other code: its layer, and the config that names it.
     project.write("code/train.py", "print(2)\n");
     let changed = build(&project, &args);
     assert_ne!(changed.digest(), digest);
-    assert_eq!(blob_uploads(&proxy), 2, "{:?}", writes(&proxy));
+    assert_eq!(blob_uploads(&proxy), 2, "{:?}", proxy.writes());
     assert_eq!(
         inspect(&format!("{registry}/{repository}:1")),
         changed.digest()
@@ -264,7 +254,7 @@ fn faults_that_stay_are_told() {
         assert!(out.stderr.contains(&what), "{status}: {}", out.stderr);
         assert!(out.stderr.contains(words), "{status}: {}", out.stderr);
         assert_eq!(out.stdout, "", "{status}");
-        let manifests = writes(&proxy).into_iter().filter(|r| is_manifest_upload(r));
+        let manifests = proxy.writes().into_iter().filter(|r| is_manifest_upload(r));
         assert_eq!(manifests.count(), 0, "{status}");
     }
     // Harbor says so of a tag that must not move.
@@ -324,7 +314,7 @@ fn blobs_are_mounted_from_where_the_registry_has_them() {
     let references = [&one, &two].map(|name| format!("{}/{name}:1", proxy.address()));
     project.ok(&["push", IMAGE, &references[0], &references[1]]);
     let to = |name: &str| format!(" /v2/{name}/");
-    let uploads = writes(&proxy).into_iter().filter(|r| is_blob_upload(r));
+    let uploads = proxy.writes().into_iter().filter(|r| is_blob_upload(r));
     let (first, second): (Vec<_>, Vec<_>) = uploads.partition(|r| r.contains(&to(&one)));
     assert!(!first.is_empty() && second.is_empty(), "{second:?}");
     for name in [&one, &two] {
@@ -392,7 +382,7 @@ fn a_killed_push_goes_on_where_it_was() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    let manifests = writes(&proxy).into_iter().filter(|r| is_manifest_upload(r));
+    let manifests = proxy.writes().into_iter().filter(|r| is_manifest_upload(r));
     assert_eq!(manifests.count(), 0);
 
     let second = Faulty::proxy(&registry);

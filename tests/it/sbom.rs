@@ -118,16 +118,6 @@ pub fn listed(server: &str, repository: &str, digest: &str) -> Vec<Value> {
     index["manifests"].as_array().unwrap().clone()
 }
 
-fn writes(server: &Faulty) -> Vec<String> {
-    let mut log = server.log();
-    log.retain(|line| {
-        ["PUT ", "POST ", "PATCH "]
-            .iter()
-            .any(|m| line.starts_with(m))
-    });
-    log
-}
-
 #[test]
 fn referrers_are_valid_and_sent_once() {
     let (registry, repository) = (registry(), repository("referrers"));
@@ -177,7 +167,7 @@ fn referrers_are_valid_and_sent_once() {
 
     proxy.clear();
     project.ok(&["push", &reference, "--sbom", "--provenance"]);
-    assert_eq!(writes(&proxy), [""; 0]);
+    assert_eq!(proxy.writes(), [""; 0]);
 
     // What is attached is what is printed, and what was built is printed without a registry.
     for name in [&reference, &reference.replace(proxy.address(), &registry)] {
@@ -224,7 +214,7 @@ fn an_index_is_that_of_buildx() {
     }
     proxy.clear();
     project.ok(&[&["push", &reference], &flags[1..]].concat());
-    assert_eq!(writes(&proxy), [""; 0]);
+    assert_eq!(proxy.writes(), [""; 0]);
 
     // Docker takes the image out of the index.
     let name = reference.replace(proxy.address(), &registry);

@@ -32,13 +32,6 @@ fn digest_of(text: &str) -> String {
     format!("sha256:{}", sha256(text.as_bytes()))
 }
 
-fn writes(proxy: &Faulty) -> Vec<String> {
-    let mut log = proxy.log();
-    let writes = ["PUT ", "POST ", "PATCH "];
-    log.retain(|line| writes.iter().any(|method| line.starts_with(method)));
-    log
-}
-
 /// Each blob comes before each manifest, these before the index, and the tag last.
 fn check_order(log: &[String], manifests: &[&str], index: &str, tag: &str) {
     let at = |name: &str| {
@@ -70,7 +63,7 @@ fn manifests_come_first_then_the_index_then_tags() {
     let index: Value = serde_json::from_str(&text).unwrap();
     let entries = index["manifests"].as_array().unwrap().iter();
     let manifests: Vec<&str> = entries.map(|m| m["digest"].as_str().unwrap()).collect();
-    check_order(&writes(&proxy), &manifests, digest, "1");
+    check_order(&proxy.writes(), &manifests, digest, "1");
 
     // What another tool copies is sound, and each platform finds its own.
     let images = copied(&pushed, &project.path("copied"));
@@ -85,7 +78,7 @@ fn manifests_come_first_then_the_index_then_tags() {
     // Again, nothing is sent; and what the cache has is pushed elsewhere by its name.
     proxy.clear();
     build(&project, BOTH, &args).expect(0);
-    assert_eq!(writes(&proxy), [""; 0]);
+    assert_eq!(proxy.writes(), [""; 0]);
     project.ok(&["cache", "verify"]);
     let elsewhere = format!("{registry}/{repository}-too:2");
     let again = project.ok(&["push", &reference, &elsewhere]);
