@@ -19,6 +19,8 @@ use super::fixture;
 
 const LOAD: &str = "POST /images/load";
 
+/// The bytes that each load sent so far; one that goes on or was cut counts too.
+type Loads = Arc<Mutex<Vec<Arc<AtomicU64>>>>;
 type Before = dyn Fn(&str) + Send + Sync;
 type Alter = dyn Fn(&str, &mut Value) + Send + Sync;
 
@@ -34,13 +36,13 @@ pub struct Tricks {
 /// A socket that leads to the tests' daemon.
 pub struct Proxy {
     dir: TempDir,
-    loads: Arc<Mutex<Vec<u64>>>,
+    loads: Loads,
 }
 
 struct Shared {
     upstream: PathBuf,
     tricks: Tricks,
-    loads: Arc<Mutex<Vec<u64>>>,
+    loads: Loads,
 }
 
 impl Proxy {
@@ -71,9 +73,10 @@ impl Proxy {
         format!("unix://{}", self.dir.path().join("d.sock").display())
     }
 
-    /// How many bytes each image load sent, since this was last asked.
+    /// How many bytes each image load sent that began since this was last asked.
     pub fn loads(&self) -> Vec<u64> {
-        std::mem::take(&mut self.loads.lock().unwrap())
+        let loads = std::mem::take(&mut *self.loads.lock().unwrap());
+        loads.iter().map(|n| n.load(Ordering::SeqCst)).collect()
     }
 }
 
@@ -83,6 +86,10 @@ impl Shared {
         let mut from_client = BufReader::new(client.try_clone()?);
         let head = head(&mut from_client)?;
         let request = request(&head);
+        let sent = Arc::<AtomicU64>::default();
+        if request == LOAD {
+            self.loads.lock().unwrap().push(sent.clone());
+        }
         if let Some(before) = &self.tricks.before {
             before(&request);
         }
@@ -94,15 +101,11 @@ impl Shared {
             &head[..first],
             &head[first..]
         )?;
-        let sent = Arc::new(AtomicU64::new(0));
         let pump = {
-            let (daemon, sent) = (daemon.try_clone()?, sent.clone());
+            let daemon = daemon.try_clone()?;
             thread::spawn(move || pump(from_client, daemon, &sent))
         };
         let answered = self.answer(&request, daemon, &client);
-        if request == LOAD {
-            self.loads.lock().unwrap().push(sent.load(Ordering::SeqCst));
-        }
         // Wakes the pump, which waits for more of the client.
         client.shutdown(Shutdown::Both)?;
         let _ = pump.join();
@@ -167,7 +170,8 @@ fn pump(mut from: impl Read, mut to: UnixStream, sent: &AtomicU64) -> io::Result
     loop {
         let n = from.read(&mut buffer)?;
         if n == 0 {
-            return Ok(());
+            // What the client breaks off is broken off before the daemon too.
+            return to.shutdown(Shutdown::Write);
         }
         to.write_all(&buffer[..n])?;
         sent.fetch_add(n as u64, Ordering::SeqCst);
