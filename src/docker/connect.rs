@@ -6,24 +6,21 @@ use std::{
     time::Duration,
 };
 
-use bollard::{
-    API_DEFAULT_VERSION, Docker,
-    errors::Error as DockerError,
-    models::{SystemInfo, SystemVersion},
-};
+use bollard::{API_DEFAULT_VERSION, Docker, errors::Error as DockerError, models::SystemInfo};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{
     endpoint::{Address, Endpoint, How, Surroundings, choose, podman},
-    status, words,
+    greeting, status, words,
 };
 use crate::error::{Error, Result};
 
-/// How long a reachable daemon may take to say who it is, in seconds.
-const GREETING_SECONDS: u64 = 30;
-/// How long any other request may take to be answered, in seconds.
+/// How long any request may take to be answered, in seconds.
 const REQUEST_SECONDS: u64 = 120;
 const TCP_CONNECT: Duration = Duration::from_secs(10);
+
+/// The API version of Docker 23, the first that may keep images in containerd's store.
+const CONTAINERD: usize = 42;
 
 /// A daemon that answered.
 #[derive(Clone, Debug)]
@@ -34,6 +31,22 @@ pub struct Daemon {
     pub how: String,
     /// What it said about itself.
     pub facts: Facts,
+    /// Whether it is reached over a socket in the file system.
+    socket: bool,
+}
+
+impl Daemon {
+    /// Asks for what running containers depends on.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub async fn host(&self) -> Result<HostFacts> {
+        let info = info(&self.docker).await.map_err(|e| {
+            Error::environment("the Docker daemon does not say what it can run").why(words(&e))
+        })?;
+        let local = self.socket && is_this_machine(&info);
+        Ok(HostFacts::new(&info, local))
+    }
 }
 
 /// What a daemon says about itself.
@@ -47,16 +60,6 @@ pub struct Facts {
     pub podman: bool,
     /// Where it keeps images.
     pub store: ImageStore,
-    /// The names of its OCI runtimes, sorted.
-    pub runtimes: Vec<String>,
-    /// Folders of CDI specifications; empty where CDI is off or unknown.
-    pub cdi_dirs: Vec<PathBuf>,
-    /// The CDI devices it found, as `nvidia.com/gpu=0`; Docker 28.3 and later tell.
-    pub cdi_devices: Vec<String>,
-    /// The cgroup version and driver: `v2 systemd`.
-    pub cgroup: String,
-    /// Whether it runs on this very machine, under this kernel; `false` also when in doubt.
-    pub local: bool,
 }
 
 /// The two kinds of image store; they name and unpack images differently.
@@ -70,54 +73,46 @@ pub enum ImageStore {
 }
 
 impl Facts {
+    /// The daemon's name and version: `Docker 20.10.24`.
+    pub fn title(&self) -> String {
+        let name = if self.podman { "Podman" } else { "Docker" };
+        format!("{name} {}", self.server)
+    }
+}
+
+/// What a daemon says of the machine that it runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// The names of its OCI runtimes, sorted.
+    pub runtimes: Vec<String>,
+    /// Folders of CDI specifications; empty where CDI is off or unknown.
+    pub cdi_dirs: Vec<PathBuf>,
+    /// The CDI devices it found, as `nvidia.com/gpu=0`; Docker 28.3 and later tell.
+    pub cdi_devices: Vec<String>,
+    /// Whether it runs on this very machine, under this kernel; `false` also when in doubt.
+    pub local: bool,
+}
+
+impl HostFacts {
     /// Whether the daemon itself tells of an NVIDIA runtime or CDI device.
     pub fn knows_nvidia(&self) -> bool {
         self.runtimes.iter().any(|name| name.contains("nvidia"))
             || self.cdi_devices.iter().any(|id| id.starts_with("nvidia."))
     }
 
-    /// The daemon's name and version: `Docker 20.10.24`.
-    pub fn title(&self) -> String {
-        let name = if self.podman { "Podman" } else { "Docker" };
-        format!("{name} {}", self.server)
-    }
-
-    fn new(info: &SystemInfo, version: &SystemVersion, local: bool) -> Self {
-        let mut runtimes: Vec<String> = info
-            .runtimes
-            .iter()
-            .flatten()
-            .map(|r| r.0.clone())
-            .collect();
+    fn new(info: &SystemInfo, local: bool) -> Self {
+        let names = info.runtimes.iter().flatten().map(|r| r.0.clone());
+        let mut runtimes: Vec<String> = names.collect();
         runtimes.sort();
         let devices = info.discovered_devices.iter().flatten();
-        let cgroup = [
-            info.cgroup_version.map(|v| format!("v{v}")),
-            info.cgroup_driver.map(|d| d.to_string()),
-        ];
+        let dirs = info.cdi_spec_dirs.iter().flatten();
         Self {
-            api: version.api_version.clone().unwrap_or_default(),
-            server: version.version.clone().unwrap_or_default(),
-            podman: is_podman(version),
-            store: image_store(info),
             runtimes,
-            cdi_dirs: info
-                .cdi_spec_dirs
-                .iter()
-                .flatten()
-                .map(PathBuf::from)
-                .collect(),
+            cdi_dirs: dirs.map(PathBuf::from).collect(),
             cdi_devices: devices.filter_map(|device| device.id.clone()).collect(),
-            cgroup: cgroup.into_iter().flatten().collect::<Vec<_>>().join(" "),
             local,
         }
     }
-}
-
-/// Podman names itself among the components, as Docker does its engine.
-fn is_podman(version: &SystemVersion) -> bool {
-    let mut parts = version.components.iter().flatten();
-    parts.any(|part| part.name.starts_with("Podman"))
 }
 
 fn image_store(info: &SystemInfo) -> ImageStore {
@@ -126,6 +121,16 @@ fn image_store(info: &SystemInfo) -> ImageStore {
         ImageStore::Containerd
     } else {
         ImageStore::Classic
+    }
+}
+
+async fn info(docker: &Docker) -> Result<SystemInfo, DockerError> {
+    match docker.info().await {
+        // Podman and old daemons answer with fields of other types; none of them is needed.
+        Err(DockerError::JsonDataError { .. } | DockerError::JsonSerdeError { .. }) => {
+            Ok(SystemInfo::default())
+        }
+        told => told,
     }
 }
 
@@ -224,53 +229,34 @@ fn rootless_socket() -> Option<PathBuf> {
 }
 
 async fn greet(endpoint: &Endpoint) -> Result<Daemon> {
-    let odd = |e: DockerError| not_docker(endpoint, &e);
+    let greeting = greeting::ask(endpoint).await?;
+    let odd = |e: DockerError| match status(&e) {
+        Some(403) => greeting::refuses(endpoint, &words(&e)),
+        _ => greeting::not_docker(endpoint, &words(&e)),
+    };
+    let version = greeting.common(API_DEFAULT_VERSION);
     let client = match &endpoint.address {
         Address::Unix(path) => {
-            let path = path.to_string_lossy();
-            Docker::connect_with_unix(&path, GREETING_SECONDS, API_DEFAULT_VERSION)
+            Docker::connect_with_unix(&path.to_string_lossy(), REQUEST_SECONDS, &version)
         }
-        Address::Tcp(host) => {
-            Docker::connect_with_http(host, GREETING_SECONDS, API_DEFAULT_VERSION)
-        }
+        Address::Tcp(host) => Docker::connect_with_http(host, REQUEST_SECONDS, &version),
     };
-    let docker = client
-        .map_err(odd)?
-        .negotiate_version()
-        .await
-        .map_err(odd)?;
-    let version = docker.version().await.map_err(odd)?;
-    let info = match docker.info().await {
-        Ok(info) => info,
-        // Podman and old daemons answer with fields of other types; none of them is needed.
-        Err(DockerError::JsonDataError { .. } | DockerError::JsonSerdeError { .. }) => {
-            SystemInfo::default()
-        }
-        Err(e) => return Err(odd(e)),
+    let docker = client.map_err(odd)?;
+    let store = match greeting.speaks(CONTAINERD) && !greeting.podman {
+        true => image_store(&info(&docker).await.map_err(odd)?),
+        false => ImageStore::Classic,
     };
-    let local = matches!(endpoint.address, Address::Unix(_)) && is_this_machine(&info);
     Ok(Daemon {
-        docker: docker.with_timeout(Duration::from_secs(REQUEST_SECONDS)),
+        docker,
         how: endpoint.to_string(),
-        facts: Facts::new(&info, &version, local),
+        facts: Facts {
+            api: greeting.api,
+            server: greeting.server,
+            podman: greeting.podman,
+            store,
+        },
+        socket: matches!(endpoint.address, Address::Unix(_)),
     })
-}
-
-fn not_docker(endpoint: &Endpoint, error: &DockerError) -> Error {
-    if status(error) == Some(403) {
-        return Error::environment("the Docker daemon refuses this user")
-            .at(endpoint)
-            .why(words(error))
-            .hint("ask the daemon's administrator: an authorization plugin said no");
-    }
-    let error = match error {
-        DockerError::RequestTimeoutError => format!("no answer within {GREETING_SECONDS} s"),
-        other => words(other),
-    };
-    Error::environment("what answers there is not a working Docker daemon")
-        .at(endpoint)
-        .why(error)
-        .hint("check the address with `docker version`")
 }
 
 /// A socket may lead into a virtual machine or out of a container: kernel and host name tell.
@@ -294,29 +280,15 @@ mod tests {
             "Runtimes": {"runc": {"path": "runc"}, "nvidia": {"path": "nvidia-container-runtime"}},
             "CDISpecDirs": ["/etc/cdi"],
             "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}],
-            "CgroupVersion": "2", "CgroupDriver": "systemd",
         }))
         .unwrap();
-        let version = SystemVersion {
-            version: Some("28.5.1".into()),
-            api_version: Some("1.51".into()),
-            ..SystemVersion::default()
-        };
-        let facts = Facts::new(&info, &version, true);
-        assert_eq!(facts.store, ImageStore::Containerd);
-        assert_eq!(facts.runtimes, ["nvidia", "runc"]);
-        assert_eq!(facts.cgroup, "v2 systemd");
-        assert!(facts.knows_nvidia());
-        let plain = Facts::new(&SystemInfo::default(), &version, false);
-        assert_eq!(plain.store, ImageStore::Classic);
-        assert!(!plain.knows_nvidia());
-        assert_eq!(plain.title(), "Docker 28.5.1");
-        let podman = serde_json::json!({
-            "Version": "4.3.1", "Components": [{"Name": "Podman Engine", "Version": "4.3.1"}],
-        });
-        let podman = serde_json::from_value(podman).unwrap();
-        let podman = Facts::new(&SystemInfo::default(), &podman, false);
-        assert_eq!(podman.title(), "Podman 4.3.1");
+        assert_eq!(image_store(&info), ImageStore::Containerd);
+        let host = HostFacts::new(&info, true);
+        assert_eq!(host.runtimes, ["nvidia", "runc"]);
+        assert!(host.knows_nvidia());
+        let plain = SystemInfo::default();
+        assert_eq!(image_store(&plain), ImageStore::Classic);
+        assert!(!HostFacts::new(&plain, false).knows_nvidia());
     }
 
     #[tokio::test]
@@ -384,24 +356,5 @@ mod tests {
         let _docker = std::os::unix::net::UnixListener::bind(docker).unwrap();
         let found = find(How::Default, &user).await;
         assert!(found.ends_with("docker.sock (the default)"), "{found}");
-    }
-
-    #[tokio::test]
-    async fn a_web_server_is_not_a_daemon() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Endpoint {
-            address: Address::Tcp(listener.local_addr().unwrap().to_string()),
-            how: How::Environment,
-        };
-        tokio::spawn(async move {
-            while let Ok((mut socket, _)) = listener.accept().await {
-                let _ = socket.read(&mut [0; 1024]).await;
-                let page = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
-                let _ = socket.write_all(page).await;
-            }
-        });
-        let error = greet(&endpoint).await.unwrap_err().to_string();
-        assert!(error.contains("not a working Docker daemon"), "{error}");
     }
 }

@@ -20,16 +20,24 @@ use crate::{
 
 /// How long the daemon may take to tell; past that, sending everything may be sooner done.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Where no more than this is left to send, in bytes, it is sooner sent than other images asked.
+const LITTLE: u64 = 1 << 20;
 /// How many images are asked about at once.
 const AT_ONCE: usize = 8;
 
-/// The places, from the lowest up, of the layers that need not be sent.
-pub(super) async fn layers(daemon: &Daemon, image: &Image, store: &Store) -> BTreeSet<usize> {
+/// The places, from the lowest up, of the layers that need not be sent with an image of these
+/// names.
+pub(super) async fn layers(
+    daemon: &Daemon,
+    image: &Image,
+    names: &[String],
+    store: &Store,
+) -> BTreeSet<usize> {
+    let docker = &daemon.docker;
     let known = async {
-        let images = list(&daemon.docker).await;
         match daemon.facts.store {
-            ImageStore::Classic => (0..chain(&daemon.docker, &images, image).await).collect(),
-            ImageStore::Containerd => blobs(&images, image, store),
+            ImageStore::Classic => (0..chain(docker, names, image).await).collect(),
+            ImageStore::Containerd => blobs(&list(docker).await, image, store),
         }
     };
     tokio::time::timeout(LIMIT, known).await.unwrap_or_default()
@@ -56,14 +64,23 @@ async fn list(docker: &Docker) -> Vec<ImageSummary> {
 
 /// How many of the image's lowest layers some image of the daemon begins with. Graph drivers find
 /// layers by the whole chain below them, so one that differs makes those above it others as well.
-async fn chain(docker: &Docker, images: &[ImageSummary], image: &Image) -> usize {
-    let ids: Vec<String> = image
-        .layers
-        .iter()
-        .map(|layer| layer.diff_id.to_string())
-        .collect();
+/// The image that has one of the names now is most often the one before, and asked first.
+async fn chain(docker: &Docker, names: &[String], image: &Image) -> usize {
+    let common = longest(docker, names.iter().take(1).cloned().collect(), image).await;
+    let rest: u64 = image.layers.iter().skip(common).map(|l| l.size).sum();
+    if common > 0 && rest <= LITTLE {
+        return common;
+    }
+    let images = list(docker).await;
+    let ids = images.into_iter().map(|found| found.id).collect();
+    longest(docker, ids, image).await
+}
+
+async fn longest(docker: &Docker, images: Vec<String>, image: &Image) -> usize {
+    let layers = image.layers.iter();
+    let ids: Vec<String> = layers.map(|layer| layer.diff_id.to_string()).collect();
     stream::iter(images)
-        .map(|found| docker.inspect_image(&found.id))
+        .map(|name| async move { docker.inspect_image(&name).await })
         .buffer_unordered(AT_ONCE)
         .map(|found| {
             let layers = found.ok().and_then(|found| found.root_fs?.layers);

@@ -15,6 +15,7 @@ use super::{
     words,
 };
 use crate::{
+    digest::Digest,
     error::{Error, Exit, Result},
     image::Image,
     report::{Reporter, human_bytes},
@@ -48,14 +49,14 @@ pub async fn load(early: &Early, image: &Image, names: &[String]) -> Result<Stri
     let held = match &begun {
         // What was sent must come to an end.
         Some(_) => None,
-        None => held_id(docker, image).await?,
+        None => held_id(daemon, image).await?,
     };
     if let Some(id) = held {
         for name in names {
             tag(docker, &id, name).await?;
         }
         reporter.step(format!("{title} holds {shown} already"));
-        return verified(docker, image, names).await;
+        return verified(daemon, image, names).await;
     }
     let load = Load {
         daemon,
@@ -65,7 +66,7 @@ pub async fn load(early: &Early, image: &Image, names: &[String]) -> Result<Stri
     };
     let all = load.contents(image).await?;
     let (sent, size) = (load.send(&all, image, begun).await?, all.size());
-    let id = verified(docker, image, names).await?;
+    let id = verified(daemon, image, names).await?;
     let amount = match sent < size {
         true => format!("{} of {} sent", human_bytes(sent), human_bytes(size)),
         false => human_bytes(sent),
@@ -104,7 +105,7 @@ impl Load<'_> {
         image: &Image,
         mut begun: Option<Transfer>,
     ) -> Result<u64> {
-        let held = held::layers(self.daemon, image, self.store).await;
+        let held = held::layers(self.daemon, image, self.names, self.store).await;
         let mut sent = 0;
         if !held.is_empty() {
             let absent = self.absent_names().await;
@@ -131,10 +132,13 @@ impl Load<'_> {
         }
     }
 
+    /// Whether a load that the daemon calls done is: a graph driver refuses one without its layers.
     async fn is_whole(&self, image: &Image) -> Result<bool> {
-        let docker = &self.daemon.docker;
-        let held = held_id(docker, image).await?.is_some();
-        Ok(held && !held::is_incomplete(docker, image).await)
+        if self.daemon.facts.store == ImageStore::Classic {
+            return Ok(true);
+        }
+        let held = held_id(self.daemon, image).await?.is_some();
+        Ok(held && !held::is_incomplete(&self.daemon.docker, image).await)
     }
 
     async fn transfer(
@@ -155,9 +159,12 @@ impl Load<'_> {
         Ok(transfer.finish(contents, names).await)
     }
 
-    /// The names that no image of the daemon has.
+    /// The names that no image of containerd's store has.
     async fn absent_names(&self) -> BTreeSet<&str> {
         let mut absent = BTreeSet::new();
+        if self.daemon.facts.store == ImageStore::Classic {
+            return absent;
+        }
         for name in self.names {
             let found = self.daemon.docker.inspect_image(name).await;
             if found.is_err_and(|e| is_absent(&e)) {
@@ -167,8 +174,7 @@ impl Load<'_> {
         absent
     }
 
-    /// Removes names that a refused load may have left: containerd's store then has them without
-    /// an image's content.
+    /// Removes names that a refused load may have left, without an image's content.
     async fn forget(&self, names: &BTreeSet<&str>) {
         for name in names {
             let options = RemoveImageOptionsBuilder::new().build();
@@ -183,10 +189,13 @@ impl Load<'_> {
 }
 
 /// The ID under which the daemon holds exactly this image, and all of it.
-async fn held_id(docker: &Docker, image: &Image) -> Result<Option<String>> {
-    let ids = [image.config_digest, image.digest];
-    for id in ids.map(|digest| digest.to_string()) {
-        match docker.inspect_image(&id).await {
+async fn held_id(daemon: &Daemon, image: &Image) -> Result<Option<String>> {
+    let ids: &[Digest] = match daemon.facts.store {
+        ImageStore::Classic => &[image.config_digest],
+        ImageStore::Containerd => &[image.digest, image.config_digest],
+    };
+    for id in ids.iter().map(Digest::to_string) {
+        match daemon.docker.inspect_image(&id).await {
             Ok(found) if is_id_of(image, found.id.as_deref()) && is_unpacked(image, &found) => {
                 return Ok(Some(id));
             }
@@ -245,21 +254,28 @@ fn split_name(name: &str) -> (&str, &str) {
     }
 }
 
-/// Checks that the daemon holds the image under all names; returns its ID.
-async fn verified(docker: &Docker, image: &Image, names: &[String]) -> Result<String> {
-    let lost = || refused("took the image but does not hold it", "no such ID".into());
+/// Checks that the daemon holds the image, all of it, under all names; returns its ID.
+async fn verified(daemon: &Daemon, image: &Image, names: &[String]) -> Result<String> {
+    let mut held = None;
     for name in names {
-        let found = docker
+        let found = daemon
+            .docker
             .inspect_image(name)
             .await
             .map_err(|e| refused(&format!("took the image but not as '{name}'"), words(&e)))?;
-        if !is_id_of(image, found.id.as_deref()) {
-            let id = found.id.unwrap_or_default();
+        let id = found.id.clone().unwrap_or_default();
+        if !is_id_of(image, Some(&id)) {
             let why = format!("its ID is {id}, expected {}", image.config_digest);
             return Err(refused(&format!("holds another image as '{name}'"), why));
         }
+        held = is_unpacked(image, &found).then_some(id);
     }
-    held_id(docker, image).await?.ok_or_else(lost)
+    match held {
+        Some(id) => Ok(id),
+        None => held_id(daemon, image)
+            .await?
+            .ok_or_else(|| refused("took the image but does not hold it", "no such ID".into())),
+    }
 }
 
 fn refused(what: &str, why: String) -> Error {

@@ -7,6 +7,7 @@ mod connect;
 mod container;
 mod early;
 mod endpoint;
+mod greeting;
 mod guard;
 mod held;
 mod lines;
@@ -17,7 +18,7 @@ mod transfer;
 
 use bollard::errors::Error as DockerError;
 
-pub use connect::{Daemon, Facts, ImageStore, connect};
+pub use connect::{Daemon, Facts, HostFacts, ImageStore, connect};
 pub use container::{
     Channel, GpuRequest, Limits, Outcome, Refusal, RunFile, RunSpec, run as run_container,
 };

@@ -43,9 +43,9 @@ impl Before {
         self.mark = Instant::now();
     }
 
-    pub(super) fn daemon(&mut self, daemon: &Daemon) {
+    pub(super) fn daemon(&mut self, daemon: &Daemon, local: bool) {
         let facts = &daemon.facts;
-        let place = match facts.local {
+        let place = match local {
             true => "on this machine",
             false => "not on this machine, as far as can be told",
         };

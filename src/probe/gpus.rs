@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use super::spec::{Backend, ProbeRequest};
 use crate::{
-    docker::{Daemon, Facts, GpuRequest, Refusal},
+    docker::{Daemon, GpuRequest, HostFacts, Refusal},
     error::{Error, Exit, Result},
 };
 
@@ -27,15 +27,19 @@ pub(super) struct Host {
 ///
 /// # Errors
 /// When the daemon cannot give them, as far as that is known before a container is made.
-pub(super) fn plan(request: &ProbeRequest, daemon: &Daemon) -> Result<Option<GpuRequest>> {
+pub(super) fn plan(
+    request: &ProbeRequest,
+    daemon: &Daemon,
+    facts: &HostFacts,
+) -> Result<Option<GpuRequest>> {
     let Backend::Gpus(wanted) = request.backend else {
         return Ok(None);
     };
     if daemon.facts.podman {
         return Err(through_podman(wanted).at(&daemon.how));
     }
-    let host = daemon.facts.local.then(|| look_around(&daemon.facts));
-    choose(wanted, &daemon.facts, host.as_ref(), &daemon.how).map(Some)
+    let host = facts.local.then(|| look_around(facts));
+    choose(wanted, facts, host.as_ref(), &daemon.how).map(Some)
 }
 
 /// Whether this machine itself has the GPUs, as far as that is known before the job begins.
@@ -54,7 +58,7 @@ pub(super) fn on_this_machine(backend: Backend) -> Result<()> {
 }
 
 /// The choice itself. `host` is `None` for a daemon elsewhere: its own errors must tell then.
-fn choose(wanted: u32, facts: &Facts, host: Option<&Host>, how: &str) -> Result<GpuRequest> {
+fn choose(wanted: u32, facts: &HostFacts, host: Option<&Host>, how: &str) -> Result<GpuRequest> {
     let runtime = facts.runtimes.iter().any(|name| name.contains("nvidia"));
     let hook = runtime || host.is_some_and(|host| host.hook);
     let cdi = facts.knows_nvidia() || host.is_some_and(|host| host.cdi);
@@ -78,7 +82,7 @@ fn choose(wanted: u32, facts: &Facts, host: Option<&Host>, how: &str) -> Result<
 }
 
 /// How many GPUs the daemon's host has, when that can be known.
-pub(super) fn visible(facts: &Facts) -> Option<u32> {
+pub(super) fn visible(facts: &HostFacts) -> Option<u32> {
     let told = facts.cdi_devices.iter().filter(|id| is_one_gpu(id)).count();
     let told = (told > 0).then(|| u32::try_from(told).unwrap_or(u32::MAX));
     facts.local.then(count_gpus).flatten().or(told)
@@ -90,7 +94,7 @@ fn is_one_gpu(id: &str) -> bool {
         .is_some_and(|n| n.parse::<u32>().is_ok())
 }
 
-fn look_around(facts: &Facts) -> Host {
+fn look_around(facts: &HostFacts) -> Host {
     let hook = [
         "/usr/bin",
         "/usr/local/bin",
@@ -236,11 +240,11 @@ pub(super) fn no_torch(image: &str, why: &str) -> Error {
 mod tests {
     use super::*;
 
-    fn facts(runtimes: &[&str], devices: &[&str]) -> Facts {
-        Facts {
+    fn facts(runtimes: &[&str], devices: &[&str]) -> HostFacts {
+        HostFacts {
             runtimes: runtimes.iter().map(|&s| s.to_owned()).collect(),
             cdi_devices: devices.iter().map(|&s| s.to_owned()).collect(),
-            ..Facts::default()
+            ..HostFacts::default()
         }
     }
 
@@ -252,7 +256,7 @@ mod tests {
     fn gpus_are_asked_for_as_the_daemon_gives_them() {
         let plain = facts(&["runc"], &[]);
         let nvidia = facts(&["nvidia", "runc"], &[]);
-        let asked = |facts: &Facts, host: Option<Host>| {
+        let asked = |facts: &HostFacts, host: Option<Host>| {
             choose(2, facts, host.as_ref(), "how").map_err(|e| e.to_string())
         };
         let cdi = GpuRequest::Cdi(vec!["nvidia.com/gpu=0".into(), "nvidia.com/gpu=1".into()]);

@@ -64,12 +64,14 @@ pub async fn probe(
         return Err(Error::input("a probe needs at least one process"));
     }
     let mut before = Before::start();
-    before.daemon(daemon);
-    let gpus = gpus::plan(request, daemon)?;
+    let host = daemon.host().await;
+    let host = host.map_err(|e| e.with_exit(Exit::ProbeNotRun))?;
+    before.daemon(daemon, host.local);
+    let gpus = gpus::plan(request, daemon, &host)?;
     before.gpu_runtime(gpus.as_ref());
-    before.gpus(request.backend, gpus::visible(&daemon.facts));
+    before.gpus(request.backend, gpus::visible(&host));
     let found = find_image(image, daemon, stored, reporter).await?;
-    let driver = daemon.facts.local.then(driver_here).flatten();
+    let driver = host.local.then(driver_here).flatten();
     before.driver(request.backend, driver.as_deref(), &found.labels)?;
     before.given(request, gpus.is_some());
     let spec = run_spec(request, &found.id, found.wrapper.as_deref(), gpus);
