@@ -23,13 +23,14 @@ use std::{
 use rattler::install::PythonInfo;
 use rattler_conda_types::{PackageRecord, RepoDataRecord};
 use reqwest_middleware::ClientWithMiddleware;
+use serde::Serialize;
 use tokio::runtime::Handle;
 
 use self::{
     marshal::CodeLayout,
     pool::Pool,
     python::Wanted,
-    set::PycSet,
+    set::{Keys, PycSet},
     sink::{CompilingSink, Settings},
 };
 use crate::{
@@ -67,7 +68,7 @@ pub struct Workshop<'a> {
 
 /// A package whose sources are compiled.
 pub struct Compiled<'a> {
-    /// What warnings call it.
+    /// Its name, as warnings show it.
     pub name: &'a str,
     /// The sha256 of its archive.
     pub sha256: Digest,
@@ -156,7 +157,7 @@ impl<'a> Compiler<'a> {
         sink: &mut dyn EntrySink,
         link: impl FnOnce(&mut dyn EntrySink) -> Result<()>,
     ) -> Result<()> {
-        let set = PycSet::open(workshop.store, self.set_key(package)?);
+        let set = PycSet::open(workshop.store, self.set_keys(package)?);
         let settings = Settings {
             prefix: &self.prefix,
             python: &self.python,
@@ -180,11 +181,12 @@ impl<'a> Compiler<'a> {
         Ok(told.insert(package.sha256))
     }
 
-    fn set_key(&self, package: &Compiled<'_>) -> Result<Digest> {
-        let input = (self.key(), package.sha256, &self.prefix.path);
-        serde_json::to_vec(&input)
-            .map(|bytes| Digest::of(&bytes))
-            .map_err(|e| Error::new(Exit::Internal, "cannot make the key of a package").why(e))
+    fn set_keys(&self, package: &Compiled<'_>) -> Result<Keys> {
+        let prefix = &self.prefix.path;
+        Ok(Keys {
+            own: key(&(self.key(), package.sha256, prefix))?,
+            last: key(&(self.key(), "last", package.name, prefix))?,
+        })
     }
 
     fn pool(&self, workshop: &Workshop<'_>) -> Result<Arc<Pool>> {
@@ -202,6 +204,12 @@ impl<'a> Compiler<'a> {
         let started = Arc::new(Pool::new(found, self.layout, workshop.threads)?);
         Ok(Arc::clone(pool.insert(started)))
     }
+}
+
+fn key(of: &impl Serialize) -> Result<Digest> {
+    serde_json::to_vec(of)
+        .map(|bytes| Digest::of(&bytes))
+        .map_err(|e| Error::new(Exit::Internal, "cannot make the key of a package").why(e))
 }
 
 fn broken<T>(_: PoisonError<T>) -> Error {

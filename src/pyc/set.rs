@@ -2,7 +2,8 @@
 //!
 //! The file is the `.pyc` files one after another, an index as JSON, and the index's length in 8
 //! bytes. What it holds goes by the hash of a source and its path, so that it can be asked for any
-//! source and never gives a wrong answer; its key only says where to look.
+//! source and never gives a wrong answer; its key only says where to look. What a package's files
+//! were compiled to last, in whatever version, serves the next: few sources differ between two.
 
 use std::{
     collections::BTreeMap,
@@ -41,11 +42,22 @@ pub(super) fn source_hash(path: &[u8], source: &[u8]) -> Digest {
     Digest::of(&bytes)
 }
 
+/// Where the compiled files of a package are kept.
+#[derive(Clone, Copy)]
+pub(super) struct Keys {
+    /// Those of this archive.
+    pub own: Digest,
+    /// Where it is kept which archive's were made last, of all of the package's versions.
+    pub last: Digest,
+}
+
 /// The compiled files of a package: those kept, and those that were made since.
 pub(super) struct PycSet<'a> {
     store: &'a Store,
-    key: Digest,
+    keys: Keys,
     kept: Option<Part<File>>,
+    /// Those of another version, where none are kept of this one.
+    earlier: Option<Part<File>>,
     made: Option<Part<NamedTempFile>>,
 }
 
@@ -56,26 +68,37 @@ struct Part<F> {
 }
 
 impl<'a> PycSet<'a> {
-    /// Opens what is kept under the key; a damaged file is as good as none.
-    pub(super) fn open(store: &'a Store, key: Digest) -> Self {
-        let path = store.pyc_path(&key);
-        note_use(&path);
-        let kept = File::open(path).and_then(read_index).ok();
+    /// Opens what is kept under the keys; a damaged file is as good as none.
+    pub(super) fn open(store: &'a Store, keys: Keys) -> Self {
+        let kept = open(store, &keys.own);
+        let last = || store.survey::<Digest>(&keys.last);
+        let earlier = match &kept {
+            Some(_) => None,
+            None => last().and_then(|last| open(store, &last)),
+        };
         Self {
             store,
-            key,
+            keys,
             kept,
+            earlier,
             made: None,
         }
     }
 
-    pub(super) fn knows(&self, source: &Digest) -> bool {
+    /// Whether it is known what became of a source; takes over what another version's is known for.
+    pub(super) fn knows(&mut self, source: &Digest) -> Result<bool> {
         let kept = self.kept.as_ref().map(|part| &part.index);
         let made = self.made.as_ref().map(|part| &part.index);
-        [kept, made]
-            .into_iter()
-            .flatten()
-            .any(|index| index.contains_key(source))
+        let has = |index: Option<&BTreeMap<_, _>>| index.is_some_and(|it| it.contains_key(source));
+        if has(kept) || has(made) {
+            return Ok(true);
+        }
+        // One that cannot be read any more is compiled.
+        let earlier = self.earlier.as_mut().map(|part| part.get(source));
+        match earlier {
+            Some(Ok(Some(answer))) => self.add(*source, answer).map(|()| true),
+            _ => Ok(false),
+        }
     }
 
     /// Adds what was compiled.
@@ -127,8 +150,15 @@ impl<'a> PycSet<'a> {
         made.append(&index).map_err(failed)?;
         let size = (index.len() as u64).to_le_bytes();
         made.append(&size).map_err(failed)?;
-        self.store.keep_pyc(&self.key, made.file)
+        self.store.keep_pyc(&self.keys.own, made.file)?;
+        self.store.put_survey(&self.keys.last, &self.keys.own)
     }
+}
+
+fn open(store: &Store, key: &Digest) -> Option<Part<File>> {
+    let path = store.pyc_path(key);
+    note_use(&path);
+    File::open(path).and_then(read_index).ok()
 }
 
 impl<F: Read + Write + Seek> Part<F> {
@@ -192,6 +222,13 @@ fn cannot(store: &Store, e: io::Error) -> Error {
 mod tests {
     use super::*;
 
+    fn keys(name: &[u8]) -> Keys {
+        Keys {
+            own: Digest::of(name),
+            last: Digest::of(b"last"),
+        }
+    }
+
     fn answers() -> Vec<(Digest, Answer)> {
         vec![
             (source_hash(b"/a.py", b"x"), Answer::Pyc(b"compiled".into())),
@@ -204,39 +241,66 @@ mod tests {
     fn what_was_kept_is_known_and_more_is_added() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let key = Digest::of(b"key");
+        let key = keys(b"key");
         for (source, answer) in answers() {
             let mut set = PycSet::open(&store, key);
-            assert!(!set.knows(&source));
+            assert!(!set.knows(&source).unwrap());
             set.add(source, answer.clone()).unwrap();
             assert_eq!(set.get(&source).unwrap(), Some(answer));
             set.save().unwrap();
         }
         let mut set = PycSet::open(&store, key);
         for (source, answer) in answers() {
-            assert!(set.knows(&source));
+            assert!(set.knows(&source).unwrap());
             assert_eq!(set.get(&source).unwrap(), Some(answer));
         }
         let other = source_hash(b"/a.p", b"yx");
-        assert!(!set.knows(&other));
+        assert!(!set.knows(&other).unwrap());
         assert_eq!(set.get(&other).unwrap(), None);
+    }
+
+    #[test]
+    fn another_version_serves_the_sources_that_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let [(a, compiled), (b, refused), (c, _)] = answers().try_into().unwrap();
+        let mut first = PycSet::open(&store, keys(b"1.0"));
+        first.add(a, compiled.clone()).unwrap();
+        first.add(b, refused.clone()).unwrap();
+        first.save().unwrap();
+        let mut second = PycSet::open(&store, keys(b"1.1"));
+        assert!(second.knows(&a).unwrap());
+        assert!(!second.knows(&c).unwrap());
+        assert_eq!(second.get(&a).unwrap(), Some(compiled.clone()));
+        second.save().unwrap();
+        // The new set is whole by itself, and has nothing that nobody asked it for.
+        std::fs::remove_file(store.pyc_path(&keys(b"1.0").own)).unwrap();
+        let mut again = PycSet::open(&store, keys(b"1.1"));
+        assert_eq!(again.get(&a).unwrap(), Some(compiled));
+        assert!(!again.knows(&b).unwrap());
+        let third = PycSet::open(&store, keys(b"1.2"));
+        assert!(third.earlier.is_some());
+        std::fs::write(store.pyc_path(&keys(b"1.1").own), "damaged").unwrap();
+        assert!(!PycSet::open(&store, keys(b"1.2")).knows(&a).unwrap());
     }
 
     #[test]
     fn a_damaged_file_is_as_good_as_none() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let key = Digest::of(b"key");
+        let key = keys(b"key");
         let mut set = PycSet::open(&store, key);
         for (source, answer) in answers() {
             set.add(source, answer).unwrap();
         }
         set.save().unwrap();
-        let whole = std::fs::read(store.pyc_path(&key)).unwrap();
+        let whole = std::fs::read(store.pyc_path(&key.own)).unwrap();
         for cut in 0..whole.len() {
-            std::fs::write(store.pyc_path(&key), &whole[..cut]).unwrap();
-            let set = PycSet::open(&store, key);
-            assert!(answers().iter().all(|(source, _)| !set.knows(source)));
+            std::fs::write(store.pyc_path(&key.own), &whole[..cut]).unwrap();
+            let mut set = PycSet::open(&store, key);
+            for (source, _) in answers() {
+                assert!(!set.knows(&source).unwrap());
+            }
         }
         let known = Known::Pyc {
             at: u64::MAX,
@@ -245,8 +309,8 @@ mod tests {
         let index = BTreeMap::from([(Digest::from_bytes([0; 32]), known)]);
         let beyond = serde_json::to_vec(&index).unwrap();
         let size = (beyond.len() as u64).to_le_bytes();
-        std::fs::write(store.pyc_path(&key), [&beyond[..], &size].concat()).unwrap();
-        let set = PycSet::open(&store, key);
-        assert!(!set.knows(&Digest::from_bytes([0; 32])));
+        std::fs::write(store.pyc_path(&key.own), [&beyond[..], &size].concat()).unwrap();
+        let mut set = PycSet::open(&store, key);
+        assert!(!set.knows(&Digest::from_bytes([0; 32])).unwrap());
     }
 }

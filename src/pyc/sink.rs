@@ -92,7 +92,7 @@ impl<'a> CompilingSink<'a> {
         let shown = prefix.join(&path).into_os_string().into_encoded_bytes();
         let hash = source_hash(&shown, &source);
         self.sources.insert(pyc, Source { path, hash, mtime });
-        if self.set.knows(&hash) {
+        if self.set.knows(&hash)? {
             return Ok(());
         }
         (self.settings.start)()?.submit(Job {
