@@ -1,8 +1,9 @@
 //! The least that a build can cost: decode, hash, compress and hash the same bytes in a straight loop.
 //!
-//! `floor CODEC PACKAGE...` prints JSON: bytes, the CPU seconds of one thread, and the wall seconds of two. Each
-//! package is decoded to its one tar (a wheel to its files); nothing is linked. The libraries, their settings and the
-//! chunk size are those of builds. docs/bench.md says what is compared.
+//! `floor CODEC FILE...` prints JSON: bytes, the CPU seconds of one thread, and the wall seconds of two. Each package is
+//! decoded to its one tar (a wheel to its files); nothing is linked. A file without an extension, as compiled Python
+//! files are kept, goes in as it is. The libraries, their settings and the chunk size are those of builds. docs/bench.md
+//! says what is compared.
 
 use std::{
     fs::File,
@@ -45,7 +46,7 @@ fn main() -> Result<(), Failure> {
         .filter(|a| a != "--bench")
         .collect();
     let Some((codec, packages)) = arguments.split_first() else {
-        return Err("usage: floor zstd:LEVEL|gzip:LEVEL|none PACKAGE...".into());
+        return Err("usage: floor zstd:LEVEL|gzip:LEVEL|none FILE...".into());
     };
     let codec = parse(codec)?;
     let mut packages: Vec<PathBuf> = packages.iter().map(PathBuf::from).collect();
@@ -111,10 +112,11 @@ fn in_two_threads(packages: &[PathBuf], codec: Codec) -> Result<(), Failure> {
 }
 
 fn package(path: &Path, codec: Codec) -> Result<Bytes, Failure> {
-    let file = File::open(path)?;
+    let mut file = File::open(path)?;
     let packed = file.metadata()?.len();
     let mut pipe = Pipe::new(codec)?;
     match path.extension().and_then(|e| e.to_str()) {
+        None => pipe.take(&mut file)?,
         Some("conda") => {
             let mut zip = ZipArchive::new(file)?;
             let content = zip
@@ -132,7 +134,7 @@ fn package(path: &Path, codec: Codec) -> Result<Bytes, Failure> {
                 pipe.take(&mut zip.by_index(index)?)?;
             }
         }
-        _ => return Err("neither .conda, .tar.bz2 nor .whl".into()),
+        Some(_) => return Err("neither .conda, .tar.bz2 nor .whl".into()),
     }
     let (tar, blob) = pipe.finish()?;
     Ok(Bytes { packed, tar, blob })

@@ -11,8 +11,8 @@ PEAK_LIMIT_MB = 300
 
 
 def floor(programs, project, codec="zstd:1"):
-    """The same packages through the straight loop."""
-    out = cost([programs["floor"], codec, *project.archives()]).out
+    """The bytes of the layers, packages and compiled Python files, through the straight loop."""
+    out = cost([programs["floor"], codec, *project.archives(), *project.compiled()]).out
     return json.loads(out)
 
 

@@ -111,9 +111,15 @@ class Project:
             out.write(f"print({number})\n")
 
     def drop_layers(self):
-        """Empties the layer cache; packages, compiled Python files and the lock stay."""
-        for name in ("layers", "blobs", "surveys", "images"):
+        """Empties the layer cache; what was downloaded stays (packages and the base), and so do compiled Python files
+        and the lock, and what locking reads of the base."""
+        for name in ("layers", "surveys", "images"):
             shutil.rmtree(os.path.join(self.cache, name), ignore_errors=True)
+        base = os.listdir(os.path.join(self.base, "blobs", "sha256"))
+        blobs = os.path.join(self.cache, "blobs", "sha256")
+        for name in set(os.listdir(blobs)).difference(base):
+            os.unlink(os.path.join(blobs, name))
+        self.lock()
 
     def drop_cache(self):
         """Empties the whole cache."""
@@ -127,6 +133,11 @@ class Project:
         """The package archives that the builds have used, as the channel has them."""
         known = {record["sha256"]: self.channel_file(key) for key, record in self.records.items()}
         return [known[name] for name in sorted(os.listdir(os.path.join(self.cache, "packages"))) if name in known]
+
+    def compiled(self):
+        """The compiled Python files that the layers have, those of a package in one file."""
+        folder = os.path.join(self.cache, "pyc")
+        return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
 
     def channel_file(self, key):
         """Where a package of the channel lies."""
