@@ -1,7 +1,7 @@
 //! Layers are made while other packages are still being downloaded.
 //!
-//! Downloads run on the I/O threads; what arrives is opened and made into layers by as many
-//! workers as there are processors.
+//! Downloads run on the I/O threads; what arrives is opened and made into layers by one worker more
+//! than there are processors, since a layer that is done is waited for until it is on the disk.
 
 use std::{
     collections::{BTreeMap, BinaryHeap, HashMap},
@@ -113,7 +113,7 @@ impl Pipeline<'_, '_> {
 
     fn run(self) -> Result<Vec<Line>> {
         thread::scope(|scope| {
-            for _ in 0..self.tools.threads {
+            for _ in 0..=self.tools.threads {
                 scope.spawn(|| self.work());
             }
             if let Err(e) = self.download() {

@@ -44,7 +44,7 @@ impl Locker<'_> {
     pub(super) fn ground(&self, base: BaseImage) -> Result<Ground> {
         let here = |layer: &BaseLayer| self.store.has_blob(&layer.digest, layer.size);
         let whole = base.layers.iter().all(here);
-        if let Some(known) = self.known_ground(&base).filter(|_| !whole) {
+        if !whole && let Some(known) = self.known_ground(&base) {
             return Ok(known);
         }
         let loader = self.loader();

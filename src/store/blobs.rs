@@ -90,8 +90,11 @@ impl Store {
     /// # Errors
     /// When it cannot be made.
     pub fn blob_writer_of(&self, size: Option<u64>) -> Result<BlobWriter> {
+        let file = self.temp_file()?;
+        let behind = WriteBehind::of(file.as_file());
         Ok(BlobWriter {
-            out: Hashing::new(Watched::new(self.temp_file()?, self.tmp_dir(), size)),
+            out: Hashing::new(Watched::new(file, self.tmp_dir(), size)),
+            behind: behind.map_err(|e| Error::io("write in", self.tmp_dir(), e))?,
             store: self.clone(),
         })
     }
@@ -109,15 +112,61 @@ impl Store {
     }
 }
 
+/// Has the disk begin with what was written while more is to come: syncing then waits for the last
+/// piece alone.
+struct WriteBehind {
+    file: File,
+    written: u64,
+    begun: u64,
+}
+
+impl WriteBehind {
+    /// How much is written between two times that the disk is told to begin, in bytes.
+    const PIECE: u64 = 16 << 20;
+
+    fn of(file: &File) -> io::Result<Self> {
+        Ok(Self {
+            file: file.try_clone()?,
+            written: 0,
+            begun: 0,
+        })
+    }
+
+    fn wrote(&mut self, bytes: u64) {
+        self.written += bytes;
+        let piece = self.written - self.begun;
+        if piece >= Self::PIECE {
+            begin(&self.file, self.begun, piece);
+            self.begun = self.written;
+        }
+    }
+}
+
+/// Linux begins to write a range that is said not to be needed (mm/fadvise.c), and keeps it in
+/// memory while it does. Where that fails, syncing does all of it.
+#[cfg(target_os = "linux")]
+fn begin(file: &File, offset: u64, bytes: u64) {
+    use nix::fcntl::{PosixFadviseAdvice::POSIX_FADV_DONTNEED, posix_fadvise};
+    if let (Ok(offset), Ok(bytes)) = (offset.try_into(), bytes.try_into()) {
+        let _ = posix_fadvise(file, offset, bytes, POSIX_FADV_DONTNEED);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn begin(_: &File, _: u64, _: u64) {}
+
 /// A blob being written. Dropped unfinished, it leaves nothing.
 pub struct BlobWriter {
     out: Hashing<Watched<NamedTempFile>>,
+    behind: WriteBehind,
     store: Store,
 }
 
 impl Write for BlobWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.out.write(buf)
+        let written = self.out.write(buf)?;
+        self.behind.wrote(written as u64);
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
