@@ -1,13 +1,17 @@
 //! What a build would do, with nothing fetched and nothing built.
 
+use std::collections::BTreeSet;
+
 use super::{
     code,
     dry_run_earlier::{Before, sending},
+    dry_run_notes::{Unsure, notes, totals},
     dry_run_plan::{
         BuildPlan, LayerOutlook, LayerState, LayerTier, PackageOutlook, PlannedBase, PlannedBlob,
         Totals,
     },
     environment::{check_overwrites, warn},
+    foresee::{Foresight, foresee},
     layers::{Code, STATE_TITLE, packages},
     recipe::{self, Known},
     site::{Site, is_here},
@@ -16,16 +20,17 @@ use super::{
 use crate::{
     base::{BaseImage, Ground, tree::BaseTree},
     cache_from::CacheFrom,
-    diff::{LayerRecipe, Package, PackageId, Reason, Recipe, gone, reasons, unchanged_key},
+    diff::{
+        LayerRecipe, Manager, Package, PackageId, Reason, Recipe, gone, reasons, unchanged_key,
+    },
     digest::Digest,
     error::Result,
-    fetch,
     lock::Lock,
-    package::Survey,
+    package::{Survey, named},
     plan::Locked,
-    report::{Reporter, counted},
+    report::Reporter,
     spec::ImageSpec,
-    store::Store,
+    store::{BuiltLayer, Store},
 };
 
 /// The layers that an unknown base image is taken to have, as the default one does.
@@ -43,7 +48,7 @@ pub struct Planned<'a> {
     pub reporter: &'a Reporter,
 }
 
-/// Plans a build. Packages are only opened when all of them are in the store.
+/// Plans a build. Nothing is brought for that; packages that are here may be opened.
 ///
 /// # Errors
 /// What a build would fail with, as far as it shows without the packages.
@@ -54,34 +59,41 @@ pub fn dry_run(spec: &ImageSpec, lock: &Lock, known: &Planned<'_>) -> Result<Bui
     let tree = known.ground.map_or(&no_tree, |ground| &ground.tree);
     let base_layers = layers_of(base);
     let code = code(spec, tree)?;
+    let before = Before::find(spec, store, cache_from);
     let mut planner = Planner {
         base_known: base.is_some(),
         store,
         cache_from,
+        before: before.as_ref(),
         recipe: Recipe::default(),
         drafts: Vec::new(),
-        unsurveyed: false,
+        blind: false,
+        absent: BTreeSet::new(),
     };
     for site in sites(spec, lock, (base_layers, tree), &[])? {
-        let survey = surveyed(&site, store, cache_from)?;
-        if let Some(survey) = &survey {
+        let foresight = foresee(&site, store, cache_from)?;
+        if let Some(Foresight { survey, .. }) = &foresight {
             check_overwrites(survey, spec.pip_overwrites)?;
             warn(survey, known.reporter);
         }
-        planner.site(&site, survey.as_ref())?;
+        planner.site(&site, foresight.as_ref())?;
     }
-    let code = code.map(|code| planner.code(&code)).transpose()?;
-    let before = Before::find(spec, store, cache_from);
-    let mut layers = planner.package_layers(before.as_ref());
+    let mut layers = planner.package_layers();
     layers.push(state(&spec.prefix));
-    layers.extend(code.map(|draft| planner.finish(draft, before.as_ref())));
+    if let Some(code) = code {
+        let alike = layers.iter().any(|layer| layer.in_earlier);
+        let documents = before.as_ref().and_then(|before| before.documents.as_ref());
+        let unlike = documents.map(|known| known.of_code(&code.title(), base, alike));
+        let draft = planner.code(&code, unlike)?;
+        layers.push(planner.finish(draft));
+    }
     let planned_base = planned_base(spec, base);
     let totals = totals(&planned_base, &layers);
     Ok(BuildPlan {
         version: BuildPlan::VERSION,
-        notes: notes(&planned_base, &totals, planner.unsurveyed),
+        notes: planner.notes(&planned_base, &totals, &layers),
         base: planned_base,
-        gone: planner.gone(before.as_ref()),
+        gone: planner.gone(),
         sending: sending(base, &layers, before.as_ref()),
         compared_with: before.map(|before| before.earlier),
         layers,
@@ -102,21 +114,6 @@ fn planned_base(spec: &ImageSpec, base: Option<&BaseImage>) -> PlannedBase {
     }
 }
 
-fn surveyed(site: &Site<'_>, store: &Store, cache_from: &CacheFrom) -> Result<Option<Survey>> {
-    let hashed = |record| fetch::sha256_of(record).is_ok();
-    if !site.locked.packages().iter().all(hashed) {
-        return Ok(None);
-    }
-    if let Some(known) = site.known(store, cache_from)? {
-        return Ok(Some(known));
-    }
-    if !site.is_here(store) {
-        return Ok(None);
-    }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    site.survey(store, threads).map(Some)
-}
-
 /// A layer before it is known what the others are made of.
 struct Draft {
     /// Where its recipe is.
@@ -124,34 +121,61 @@ struct Draft {
     tier: LayerTier,
     bytes: u64,
     packages: Vec<PackageOutlook>,
+    /// The names of the packages, not here, that decide its key. With any, the recipe's key is
+    /// the likely one.
+    decided_by: Vec<String>,
+    /// Whether it may get other packages once their sizes are known.
+    unsettled: bool,
+    /// Why it is not a layer of an image of which only the documents are known.
+    unlike: Vec<Reason>,
+    /// The names of the conda packages that compiling its Python files brings.
+    python: Vec<String>,
 }
 
 struct Planner<'a> {
     base_known: bool,
     store: &'a Store,
     cache_from: &'a CacheFrom,
+    before: Option<&'a Before<'a>>,
     recipe: Recipe,
     drafts: Vec<Draft>,
-    unsurveyed: bool,
+    /// Whether nothing is known of the packages of a prefix.
+    blind: bool,
+    /// The names of the packages of which nobody tells.
+    absent: BTreeSet<String>,
 }
 
-impl Planner<'_> {
-    fn site(&mut self, site: &Site<'_>, survey: Option<&Survey>) -> Result<()> {
-        let plan = site.plan(survey);
-        self.unsurveyed |= survey.is_none();
+impl<'a> Planner<'a> {
+    fn site(&mut self, site: &Site<'_>, foresight: Option<&Foresight>) -> Result<()> {
+        let survey = foresight.map(|foresight| &foresight.survey);
+        let nobody = BTreeSet::new();
         let known = Known {
             survey,
+            absent: foresight.map_or(&nobody, |foresight| &foresight.absent),
             base: self.base_known,
         };
+        let plan = site.plan(survey);
+        self.blind |= survey.is_none();
+        self.absent.extend(known.absent.iter().map(|id| named(id)));
+        let documents = self.before.and_then(|before| before.documents.as_ref());
+        let former = documents.and_then(|documents| documents.of_site(site));
         let recipes = recipe::of_site(site, &plan, &known)?;
         for (planned, recipe) in plan.layers.iter().zip(recipes) {
-            let outlook = |package| self.package(site, package, survey);
-            let packages: Vec<_> = packages(site, planned).into_iter().map(outlook).collect();
+            let packages = packages(site, planned);
+            let unlike = former.as_ref().map(|f| f.why(site, &packages, &recipe));
+            let python = foresight.map(|f| python(site, &packages, &f.survey, self.store));
+            let decided_by = foresight.map(|foresight| foresight.doubts(&packages));
+            let outlook = |package| self.package(site, package, foresight);
+            let packages: Vec<_> = packages.into_iter().map(outlook).collect();
             let draft = Draft {
                 index: self.recipe.layers.len(),
                 tier: LayerTier::Packages(planned.tier),
                 bytes: packages.iter().filter_map(|package| package.bytes).sum(),
                 packages,
+                decided_by: decided_by.unwrap_or_default(),
+                unsettled: foresight.is_some_and(|foresight| foresight.unsized_packages),
+                unlike: unlike.transpose()?.unwrap_or_else(|| vec![Reason::First]),
+                python: python.transpose()?.unwrap_or_default(),
             };
             self.recipe.layers.push(recipe);
             self.drafts.push(draft);
@@ -159,12 +183,16 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn code(&mut self, code: &Code) -> Result<Draft> {
+    fn code(&mut self, code: &Code, unlike: Option<Reason>) -> Result<Draft> {
         let draft = Draft {
             index: self.recipe.layers.len(),
             tier: LayerTier::Code,
             bytes: code.files.size(),
             packages: Vec::new(),
+            decided_by: Vec::new(),
+            unsettled: false,
+            unlike: unlike.into_iter().collect(),
+            python: Vec::new(),
         };
         let recipe = recipe::of_code(code, self.base_known)?;
         self.recipe.layers.push(recipe);
@@ -175,9 +203,11 @@ impl Planner<'_> {
         &self,
         site: &Site<'_>,
         package: Locked<'_>,
-        survey: Option<&Survey>,
+        foresight: Option<&Foresight>,
     ) -> PackageOutlook {
-        let measured = survey.and_then(|survey| survey.sizes.get(&package.id()).copied());
+        let id = package.id();
+        let measured = foresight.and_then(|known| known.survey.sizes.get(&id).copied());
+        let opened = foresight.is_none_or(|known| known.is_opened(&id));
         let PackageId { manager, name, .. } = PackageId::of(site.area(), package);
         let here = is_here(package, self.store);
         let package = Package::of(package);
@@ -190,78 +220,150 @@ impl Planner<'_> {
             sha256: package.sha256,
             bytes: measured.or(package.size),
             here,
+            download: opened && !here,
         }
     }
 
-    fn package_layers(&mut self, before: Option<&Before>) -> Vec<LayerOutlook> {
-        let drafts = std::mem::take(&mut self.drafts);
-        let finish = |draft| self.finish(draft, before);
-        drafts.into_iter().map(finish).collect()
+    fn package_layers(&mut self) -> Vec<LayerOutlook> {
+        let mut python = BTreeSet::new();
+        let mut layers = Vec::new();
+        for mut draft in std::mem::take(&mut self.drafts) {
+            let brought = std::mem::take(&mut draft.python);
+            let layer = self.finish(draft);
+            if layer.blob.is_none() {
+                python.extend(brought.into_iter().map(|name| (layer.path.clone(), name)));
+            }
+            layers.push(layer);
+        }
+        for LayerOutlook { path, packages, .. } in &mut layers {
+            let conda = packages
+                .iter_mut()
+                .filter(|one| one.manager == Manager::Conda);
+            for package in conda {
+                let brought = python.contains(&(path.clone(), package.name.clone()));
+                package.download |= brought && !package.here;
+            }
+        }
+        layers
     }
 
-    fn finish(&self, draft: Draft, before: Option<&Before>) -> LayerOutlook {
+    fn finish(&self, draft: Draft) -> LayerOutlook {
         let recipe = self.recipe.layers.get(draft.index);
         let key = recipe.and_then(|recipe| recipe.key);
-        let found = key.or_else(|| self.likely_key(draft.index, before));
-        let stored = found.and_then(|key| self.store.built_layer(&key));
-        let remote = || key.and_then(|key| self.cache_from.layer(&key));
-        let remote = stored.is_none().then(remote).flatten();
-        let state = match (key, &stored, &remote) {
-            (None, ..) => LayerState::Unknown,
-            (Some(_), Some(_), _) => LayerState::Stored,
-            (Some(_), None, Some(_)) => LayerState::Remote,
-            (Some(_), None, None) => LayerState::ToBuild,
+        let sure = key.filter(|_| draft.decided_by.is_empty());
+        let found = match sure {
+            Some(key) => self.find(&key),
+            None => [key, self.likely_key(draft.index)]
+                .iter()
+                .flatten()
+                .find_map(|key| self.find(key)),
         };
-        let from = remote.as_ref().map(|(_, name)| (*name).to_owned());
-        let built = stored.or(remote.map(|(layer, _)| layer));
-        let in_earlier = built
+        let state = match (&found, sure) {
+            (Some(_), None) => LayerState::Expected,
+            (Some((_, None)), Some(_)) => LayerState::Stored,
+            (Some((_, Some(_))), Some(_)) => LayerState::Remote,
+            (None, _) if key.is_some() && !draft.unsettled => LayerState::ToBuild,
+            (None, _) => LayerState::Unknown,
+        };
+        let in_earlier = found
             .as_ref()
-            .zip(before)
-            .is_some_and(|(built, before)| before.has(&built.digest));
-        let why = match (state, before) {
-            (LayerState::Stored | LayerState::Remote, None) => Vec::new(),
+            .zip(self.before)
+            .is_some_and(|((built, _), before)| before.has(&built.digest));
+        let why = match (&found, self.before) {
+            (Some(_), None) => Vec::new(),
             _ if in_earlier => Vec::new(),
-            _ => self.why(draft.index, before),
+            _ => self.why(&draft),
         };
         let said = |say: fn(&LayerRecipe) -> &String| recipe.map(say).cloned().unwrap_or_default();
+        let mut packages = draft.packages;
+        for package in packages.iter_mut().filter(|_| found.is_none()) {
+            package.download = !package.here;
+        }
         LayerOutlook {
             tier: draft.tier,
             path: said(|recipe| &recipe.path),
             title: said(|recipe| &recipe.title),
             state,
-            from,
-            key,
+            from: found.as_ref().and_then(|(_, from)| from.map(str::to_owned)),
+            key: sure,
             why,
-            blob: built.map(|built| PlannedBlob {
+            blob: found.map(|(built, _)| PlannedBlob {
                 digest: built.digest,
                 bytes: built.size,
             }),
             in_earlier,
+            decided_by: match state {
+                LayerState::Expected | LayerState::Unknown => draft.decided_by,
+                _ => Vec::new(),
+            },
             bytes: draft.bytes,
-            packages: draft.packages,
+            packages,
         }
+    }
+
+    /// The layer of a key, and the reference that has it where it is not here.
+    fn find(&self, key: &Digest) -> Option<(BuiltLayer, Option<&'a str>)> {
+        let remote = || self.cache_from.layer(key);
+        let here = self.store.built_layer(key).map(|built| (built, None));
+        here.or_else(|| remote().map(|(built, name)| (built, Some(name))))
     }
 
     /// The key of a layer that would be the earlier one, as far as that is known.
-    fn likely_key(&self, index: usize, before: Option<&Before>) -> Option<Digest> {
-        let old = before?.recipe.as_ref()?;
+    fn likely_key(&self, index: usize) -> Option<Digest> {
+        let old = self.before?.recipe.as_ref()?;
         unchanged_key(old, &self.recipe, index)
     }
 
-    fn gone(&self, before: Option<&Before>) -> Vec<String> {
-        let old = before.and_then(|before| before.recipe.as_ref());
+    fn gone(&self) -> Vec<String> {
+        let old = self.before.and_then(|before| before.recipe.as_ref());
         old.map(|old| gone(old, &self.recipe)).unwrap_or_default()
     }
 
-    fn why(&self, index: usize, before: Option<&Before>) -> Vec<Reason> {
-        match before {
-            None => vec![Reason::First],
-            Some(before) => match &before.recipe {
-                Some(old) => reasons(old, &self.recipe, index),
+    fn why(&self, draft: &Draft) -> Vec<Reason> {
+        let Some(before) = self.before else {
+            return vec![Reason::First];
+        };
+        let Some(old) = &before.recipe else {
+            return match before.documents {
+                Some(_) => draft.unlike.clone(),
                 None => Vec::new(),
-            },
+            };
+        };
+        let mut reasons = reasons(old, &self.recipe, draft.index);
+        // A key that is only likely tells nothing.
+        if !draft.decided_by.is_empty() {
+            reasons.retain(|reason| *reason != Reason::Other);
         }
+        reasons
     }
+
+    /// What is not known, in words.
+    fn notes(&self, base: &PlannedBase, totals: &Totals, layers: &[LayerOutlook]) -> Vec<String> {
+        let unsure = Unsure {
+            blind: self.blind,
+            absent: &self.absent,
+            layers,
+        };
+        notes(base, totals, &unsure)
+    }
+}
+
+/// The names of the conda packages that compiling files of these packages brings.
+fn python(
+    site: &Site<'_>,
+    packages: &[Locked<'_>],
+    survey: &Survey,
+    store: &Store,
+) -> Result<Vec<String>> {
+    let compiled = packages
+        .iter()
+        .filter(|one| survey.for_python.contains(&one.id()));
+    let archives = compiled.map(Locked::sha256).collect::<Result<Vec<_>>>()?;
+    let Some(compiler) = site.compiler.as_ref().filter(|_| !archives.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let brought = compiler.brings(&archives, store)?.into_iter();
+    Ok(brought.map(|record| Locked::Conda(record).id()).collect())
 }
 
 /// The layer that is no package's and no code.
@@ -276,54 +378,8 @@ fn state(prefix: &str) -> LayerOutlook {
         why: vec![Reason::Always],
         blob: None,
         in_earlier: false,
+        decided_by: Vec::new(),
         bytes: 0,
         packages: Vec::new(),
     }
-}
-
-fn totals(base: &PlannedBase, layers: &[LayerOutlook]) -> Totals {
-    let mut totals = Totals {
-        layers: base.layers + layers.len(),
-        ..Totals::default()
-    };
-    for layer in layers {
-        totals.bytes += layer.bytes;
-        totals.packages += layer.packages.len();
-        for package in &layer.packages {
-            totals.packages_of_unknown_size += usize::from(package.bytes.is_none());
-            let reused = matches!(layer.state, LayerState::Stored | LayerState::Remote);
-            if !reused && !package.here {
-                totals.download_packages += 1;
-                totals.download_bytes += package.bytes.unwrap_or(0);
-            }
-        }
-    }
-    totals
-}
-
-fn notes(base: &PlannedBase, totals: &Totals, unsurveyed: bool) -> Vec<String> {
-    let mut notes = Vec::new();
-    if !base.known {
-        notes.push(format!(
-            "{} is not on this machine: it is taken to have {}, and which layers can be reused is \
-             unknown until it is here",
-            base.image,
-            counted(base.layers, "layer")
-        ));
-    }
-    if unsurveyed {
-        notes.push(
-            "which layers can be reused, and whether packages ship the same files, is unknown \
-             until the packages are here"
-                .into(),
-        );
-    }
-    if totals.packages_of_unknown_size > 0 {
-        notes.push(format!(
-            "the lock does not say the size of {}: 0 bytes are counted for that, and layers may be \
-             others once it is known",
-            counted(totals.packages_of_unknown_size, "package")
-        ));
-    }
-    notes
 }

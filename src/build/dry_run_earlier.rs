@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::dry_run_plan::{Earlier, LayerOutlook, Sending};
+use super::{
+    dry_run_documents::Documents,
+    dry_run_plan::{Earlier, LayerOutlook, Sending},
+};
 use crate::{
     base::BaseImage,
     cache_from::CacheFrom,
@@ -15,19 +18,21 @@ use crate::{
 };
 
 /// An image that was built before.
-pub(super) struct Before {
+pub(super) struct Before<'a> {
     /// How it was found.
     pub earlier: Earlier,
     /// What its layers were made of.
     pub recipe: Option<Recipe>,
+    /// What is known instead of an image that was not built here.
+    pub documents: Option<Documents<'a>>,
     /// The digests of its layers.
     blobs: BTreeSet<Digest>,
 }
 
-impl Before {
+impl<'a> Before<'a> {
     /// The image that a tag names now; else what was built of the environment file last; else the
     /// first one that layers are taken over from.
-    pub fn find(spec: &ImageSpec, store: &Store, cache_from: &CacheFrom) -> Option<Self> {
+    pub fn find(spec: &ImageSpec, store: &Store, cache_from: &'a CacheFrom) -> Option<Self> {
         let mut tags = spec.tags.iter();
         let tagged =
             tags.find_map(|tag| Self::read(tag.clone(), &store.image(tag)?, spec.machine, store));
@@ -42,8 +47,8 @@ impl Before {
             .or_else(|| Self::remote(spec.machine, cache_from))
     }
 
-    fn remote(machine: Machine, cache_from: &CacheFrom) -> Option<Self> {
-        let (name, image) = cache_from.first(machine)?;
+    fn remote(machine: Machine, cache_from: &'a CacheFrom) -> Option<Self> {
+        let (name, image, notes) = cache_from.first(machine)?;
         Some(Self {
             earlier: Earlier {
                 name: name.to_owned(),
@@ -51,6 +56,7 @@ impl Before {
                 known: false,
             },
             recipe: None,
+            documents: notes.map(|notes| Documents::of(image, notes)),
             blobs: image.layers.iter().map(|layer| layer.digest).collect(),
         })
     }
@@ -73,6 +79,7 @@ impl Before {
                 known: recipe.is_some(),
             },
             recipe,
+            documents: None,
             blobs: manifest.layers.iter().map(|layer| layer.digest).collect(),
         })
     }

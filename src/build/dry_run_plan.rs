@@ -65,11 +65,13 @@ pub struct LayerOutlook {
     pub key: Option<Digest>,
     /// Why it is not the layer that it was; empty for one that the earlier image has.
     pub why: Vec<Reason>,
-    /// Its blob, where it is stored; for one of unknown state the earlier image's, where no
-    /// change is known.
+    /// Its blob, where it is stored or expected.
     pub blob: Option<PlannedBlob>,
     /// Whether the image that it is compared with has it.
     pub in_earlier: bool,
+    /// The names of the packages, not on this machine, that decide which layer it is.
+    #[serde(default)]
+    pub decided_by: Vec<String>,
     /// The size of what goes into it, in bytes: archives as they are downloaded, code as it is.
     pub bytes: u64,
     /// Its packages, by name.
@@ -104,6 +106,9 @@ pub struct PackageOutlook {
     pub bytes: Option<u64>,
     /// Whether its archive is on this machine.
     pub here: bool,
+    /// Whether a build would download it.
+    #[serde(default)]
+    pub download: bool,
 }
 
 /// Where a layer stands in the image.
@@ -127,6 +132,9 @@ pub enum LayerState {
     Stored,
     /// An earlier image in a registry has it, and it would be used as it is.
     Remote,
+    /// It is in the store or in an earlier image, as far as it is known without what is not on
+    /// this machine.
+    Expected,
     /// It would be built.
     ToBuild,
     /// Whether it would be built is only known once everything is on this machine.
@@ -144,7 +152,7 @@ pub struct Totals {
     pub bytes: u64,
     /// Packages whose size nobody knows yet; they count as 0 bytes.
     pub packages_of_unknown_size: usize,
-    /// Packages that would be downloaded: those of layers that are not stored.
+    /// Packages that would be downloaded.
     pub download_packages: usize,
     /// Their size in bytes, the base image's not included.
     pub download_bytes: u64,

@@ -9,6 +9,7 @@ impl fmt::Display for LayerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Stored | Self::Remote => "reuse",
+            Self::Expected => "reuse?",
             Self::ToBuild => "build",
             Self::Unknown => "unknown",
         })
@@ -24,11 +25,7 @@ fn what(f: &mut fmt::Formatter<'_>, layer: &LayerOutlook) -> fmt::Result {
         0 => String::new(),
         bytes => human_bytes(bytes),
     };
-    let state = match (layer.state, &layer.blob) {
-        (LayerState::Unknown, Some(_)) => "reuse?".to_owned(),
-        (state, _) => state.to_string(),
-    };
-    write!(f, "{state:8}{bytes:>9}  {}", layer.title)?;
+    write!(f, "{:8}{bytes:>9}  {}", layer.state, layer.title)?;
     match &layer.from {
         Some(from) => writeln!(f, " (from {from})"),
         None => writeln!(f),

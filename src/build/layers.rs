@@ -193,10 +193,7 @@ impl Maker<'_, '_> {
         }
         let compiled = Compiled {
             name: &named(&id),
-            sha256: match package {
-                Locked::Conda(record) => fetch::sha256_of(record)?,
-                Locked::Wheel(wheel) => wheel.sha256,
-            },
+            sha256: package.sha256()?,
             excluded,
         };
         compiler.compile(&compiled, &self.tools.workshop(), sink, link)

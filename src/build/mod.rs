@@ -1,12 +1,15 @@
 //! Executing a build: plans to layers to an image. The one place where the stages meet.
 
 mod dry_run;
+mod dry_run_documents;
 mod dry_run_earlier;
+mod dry_run_notes;
 mod dry_run_plan;
 mod dry_run_side;
 mod dry_run_text;
 mod earlier;
 mod environment;
+mod foresee;
 mod layers;
 mod line;
 mod parallel;
@@ -15,6 +18,7 @@ mod recipe;
 mod site;
 mod stage;
 mod state;
+mod told;
 mod wheels;
 
 use std::{collections::BTreeMap, num::NonZeroUsize};

@@ -1,5 +1,7 @@
 //! What a build was made of, in the form that later plans are compared with.
 
+use std::collections::BTreeSet;
+
 use super::{
     environment::Environment,
     layers::{Code, Place, keyed, packages},
@@ -21,6 +23,8 @@ use crate::{
 pub(super) struct Known<'a> {
     /// What the packages mean together, once they are here.
     pub survey: Option<&'a Survey>,
+    /// The packages, by id, of which that tells nothing.
+    pub absent: &'a BTreeSet<String>,
     /// Whether the base image is here.
     pub base: bool,
 }
@@ -66,6 +70,7 @@ fn of_layer(
             package: Package::of(package),
             rest: known
                 .survey
+                .filter(|_| !known.absent.contains(&package.id()))
                 .map(|survey| rest(package, survey))
                 .transpose()?,
         })
@@ -156,6 +161,7 @@ pub(super) fn of_image(environments: &[Environment<'_>], code: Option<&Code>) ->
     {
         let known = Known {
             survey: Some(survey),
+            absent: &BTreeSet::new(),
             base: true,
         };
         recipe.layers.extend(of_site(site, plan, &known)?);

@@ -144,11 +144,12 @@ impl<'a> Site<'a> {
 
     /// What a package is known by in a survey of other packages: all that its paths depend on.
     pub(super) fn source(&self, package: Locked<'_>) -> Result<Digest> {
-        let sha256 = match package {
-            Locked::Conda(record) => fetch::sha256_of(record)?,
-            Locked::Wheel(wheel) => wheel.sha256,
-        };
-        key(&(SURVEY_FORMAT, self.python(), package.id(), sha256))
+        key(&(
+            SURVEY_FORMAT,
+            self.python(),
+            package.id(),
+            package.sha256()?,
+        ))
     }
 
     fn python(&self) -> Option<impl Serialize> {

@@ -144,11 +144,11 @@ impl CacheFrom {
         grounds.next()
     }
 
-    /// The name of the first image that is for a machine, and the image.
-    pub fn first(&self, machine: Machine) -> Option<(&str, &Image)> {
+    /// The name of the first image that is for a machine, the image, and its notes.
+    pub fn first(&self, machine: Machine) -> Option<(&str, &Image, Option<&Notes>)> {
         let mut images = self.images.iter();
         let first = images.find(|earlier| earlier.image.is_for(machine))?;
-        Some((&first.name, &first.image))
+        Some((&first.name, &first.image, first.notes.as_ref()))
     }
 
     /// Takes nothing more from a reference.

@@ -46,7 +46,7 @@ pub fn of_image(image: ImageSide<'_>) -> Subject {
 }
 
 /// The words of the history, an entry a layer; none where its length does not fit.
-fn titles(config: &Value, layers: usize) -> Vec<String> {
+pub(crate) fn titles(config: &Value, layers: usize) -> Vec<String> {
     let history = config.get("history").and_then(Value::as_array);
     let full = |entry: &&Value| entry.get("empty_layer") != Some(&Value::Bool(true));
     let title = |entry: &Value| {

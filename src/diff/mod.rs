@@ -15,6 +15,7 @@ mod text;
 pub use compare::{Diff, DiffTotals, FactChange, LayerChanges, Side};
 pub use contents::{LayerContents, Removals};
 pub(crate) use contents::{dist_infos, each_entry, is_record, prefix, wheel, wheel_prefix};
+pub(crate) use image::titles;
 pub use image::{ImageSide, of_image};
 pub use lock::of_lock;
 pub use package::{Area, Change, Manager, Package, PackageChange, PackageId, Packages, changes};

@@ -38,6 +38,13 @@ pub enum Reason {
         /// What it is.
         to: String,
     },
+    /// A package is another archive than that of the earlier image, which does not say more.
+    Replaced {
+        /// Its name.
+        package: String,
+        /// What it is.
+        to: String,
+    },
     /// A package was in another layer before.
     MovedHere {
         /// Its name.
@@ -93,6 +100,8 @@ pub enum Reason {
     Code,
     /// Nothing changed, but the cache does not have the layer any more.
     Gone,
+    /// The earlier image has no such layer, and does not say more.
+    Unmatched,
     /// Something else that imgbuild takes into account.
     Other,
 }
@@ -105,6 +114,7 @@ impl fmt::Display for Reason {
             Self::Added { package, to } => write!(f, "added {package} {to}"),
             Self::Removed { package, from } => write!(f, "removed {package} {from}"),
             Self::Changed { package, from, to } => write!(f, "{package} {from} -> {to}"),
+            Self::Replaced { package, to } => write!(f, "{package}: another archive, now {to}"),
             Self::MovedHere { package, from } => write!(f, "{package} was in '{from}'"),
             Self::MovedAway { package, to } => write!(f, "{package} is now in '{to}'"),
             Self::Around { package } => write!(
@@ -119,6 +129,7 @@ impl fmt::Display for Reason {
             Self::Format { from, to } => write!(f, "layer format changed: {from} -> {to}"),
             Self::Code => f.write_str("code changed"),
             Self::Gone => f.write_str("nothing changed, but the cache does not have it any more"),
+            Self::Unmatched => f.write_str("no such layer in the earlier image"),
             Self::Other => f.write_str("imgbuild's settings changed"),
         }
     }

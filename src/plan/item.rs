@@ -6,6 +6,9 @@ use rattler_conda_types::{PackageName, RepoDataRecord};
 use serde::Serialize;
 
 use crate::{
+    digest::Digest,
+    error::Result,
+    fetch::sha256_of,
     lock::{LockedEnv, LockedWheel},
     package::wheel_id,
 };
@@ -60,6 +63,17 @@ impl Locked<'_> {
         match self {
             Self::Conda(record) => record.package_record.name.as_normalized().to_owned(),
             Self::Wheel(wheel) => wheel_id(&wheel.name),
+        }
+    }
+
+    /// The sha256 of its archive.
+    ///
+    /// # Errors
+    /// When the lock does not say it.
+    pub fn sha256(&self) -> Result<Digest> {
+        match self {
+            Self::Conda(record) => sha256_of(record),
+            Self::Wheel(wheel) => Ok(wheel.sha256),
         }
     }
 

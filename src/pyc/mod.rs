@@ -139,6 +139,24 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    /// The packages that compiling files of these, by the sha256 of their archives, would bring
+    /// where they are not in the store: none where what it compiled, or its Python, is kept.
+    ///
+    /// # Errors
+    /// When one of the Python's packages has no sha256.
+    pub fn brings(&self, archives: &[Digest], store: &Store) -> Result<Vec<&'a RepoDataRecord>> {
+        let packages = self.packages();
+        let mut kept = true;
+        for archive in archives {
+            kept &= store.pyc_path(&self.set_key(archive)?).exists();
+        }
+        let python = store.python_path(&python::key(&packages)?);
+        Ok(match kept || python.exists() {
+            true => Vec::new(),
+            false => packages,
+        })
+    }
+
     /// What compiled bytes depend on beside the package and the prefix: part of the key of every
     /// layer that holds them.
     pub fn key(&self) -> Digest {
@@ -184,9 +202,13 @@ impl<'a> Compiler<'a> {
     fn set_keys(&self, package: &Compiled<'_>) -> Result<Keys> {
         let prefix = &self.prefix.path;
         Ok(Keys {
-            own: key(&(self.key(), package.sha256, prefix))?,
+            own: self.set_key(&package.sha256)?,
             last: key(&(self.key(), "last", package.name, prefix))?,
         })
+    }
+
+    fn set_key(&self, archive: &Digest) -> Result<Digest> {
+        key(&(self.key(), archive, &self.prefix.path))
     }
 
     fn pool(&self, workshop: &Workshop<'_>) -> Result<Arc<Pool>> {

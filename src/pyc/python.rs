@@ -240,7 +240,7 @@ pub(super) fn closure(locked: &LockedEnv) -> Vec<&RepoDataRecord> {
         .collect()
 }
 
-fn key(packages: &[&RepoDataRecord]) -> Result<Digest> {
+pub(super) fn key(packages: &[&RepoDataRecord]) -> Result<Digest> {
     let hashes = packages
         .iter()
         .map(|record| Ok(fetch::sha256_of(record)?.hex()))

@@ -2,6 +2,7 @@
 
 mod changed;
 mod lies;
+mod plan;
 
 use std::{
     fs,

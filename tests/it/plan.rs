@@ -77,7 +77,7 @@ fn a_plan_needs_neither_network_nor_packages() {
     assert_eq!(
         states(&plan),
         BTreeSet::from([
-            ("other", "unknown"),
+            ("other", "to-build"),
             ("state", "to-build"),
             ("code", "to-build")
         ])
@@ -97,7 +97,7 @@ fn a_plan_needs_neither_network_nor_packages() {
         plan["notes"][0]
             .as_str()
             .unwrap()
-            .contains("until the packages are here")
+            .contains("is unknown until generic-demo, hello-demo and names-demo are here")
     );
     for folder in ["packages", "layers", "images"] {
         assert_eq!(
@@ -160,7 +160,7 @@ fn a_base_that_is_not_here_is_assumed() {
     assert_eq!(
         states(&plan),
         BTreeSet::from([
-            ("other", "unknown"),
+            ("other", "expected"),
             ("state", "to-build"),
             ("code", "unknown")
         ])

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The names of the packages that a server was asked for.
-fn asked(server: &Faulty) -> BTreeSet<String> {
+pub(super) fn asked(server: &Faulty) -> BTreeSet<String> {
     let files = [".conda", ".tar.bz2", ".whl"].map(|kind| server.gets(kind));
     let files = files.concat();
     let names = files.iter().map(|path| {

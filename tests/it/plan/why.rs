@@ -64,7 +64,7 @@ fn each_change_is_named() {
         changed["gone"],
         serde_json::json!(["Conda packages: generic-demo 1.0"])
     );
-    // The new package is not here, so nothing is certain; but no change of the others is known.
+    // The new package is not here: it may ship files of the others, though that is not expected.
     let state = |title: &str| {
         let mut layers = changed["layers"].as_array().unwrap().iter();
         let layer = layers.find(|layer| layer["title"].as_str().unwrap().contains(title));
@@ -74,8 +74,8 @@ fn each_change_is_named() {
             layer["in_earlier"] == true,
         )
     };
-    assert_eq!(state("names-demo"), ("unknown", true));
-    assert_eq!(state("hello-demo"), ("unknown", false));
+    assert_eq!(state("names-demo"), ("expected", true));
+    assert_eq!(state("hello-demo"), ("to-build", false));
     assert_eq!(changed["sending"]["there_layers"], 1);
     let text = project.ok(&[&super::DRY, &ARGS[..]].concat()).stdout;
     // How large the blob of that layer is, is compression's business.
