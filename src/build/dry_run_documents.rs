@@ -193,3 +193,24 @@ impl Former<'_> {
         removed.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_name_packages() {
+        let title = "Conda packages: six 1.16, jinja2 3.1, attrs 24.2, idna 3.7 and 9 more";
+        let (tier, packages) = named(title, Role::Alone).unwrap();
+        assert_eq!(tier, Tier::Other);
+        let packages: Vec<String> = packages.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        assert_eq!(
+            packages,
+            ["six=1.16", "jinja2=3.1", "attrs=24.2", "idna=3.7"]
+        );
+        assert!(named("User code in /workspace", Role::Alone).is_none());
+        let base = "Miniconda base: python 3.11.2";
+        assert!(named(base, Role::Miniconda).is_some());
+        assert!(named(base, Role::OverMiniconda).is_none());
+    }
+}

@@ -308,3 +308,92 @@ impl Seen<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::package::{Claims, Clobber};
+
+    fn seen(packages: &[(&str, Standing)], earlier: Survey) -> Seen<'static> {
+        let contents = |(id, standing): &(&str, Standing)| Contents {
+            id: (*id).into(),
+            place: (*id).into(),
+            targets: Vec::new(),
+            compiled: Vec::new(),
+            projects: BTreeMap::new(),
+            claims: (*standing == Standing::Told).then(Claims::default),
+            size: 1,
+            md5: None,
+            built_at: 0,
+            for_python: false,
+        };
+        Seen {
+            packages: Vec::new(),
+            standings: packages.iter().map(|(_, standing)| *standing).collect(),
+            contents: packages.iter().map(contents).collect(),
+            earlier,
+            suffices: true,
+        }
+    }
+
+    #[test]
+    fn what_comes_after_all_that_is_unseen_is_sure() {
+        let packages = [
+            ("first", Standing::Told),
+            ("here", Standing::Opened),
+            ("new", Standing::Absent),
+            ("touched", Standing::Touched),
+            ("last", Standing::Told),
+            ("pip:wheel", Standing::Opened),
+        ];
+        let doubts = seen(&packages, Survey::default()).doubts(&[]);
+        let of = |id: &str| -> Vec<&str> {
+            let names = doubts.get(id).into_iter().flatten();
+            names.map(String::as_str).collect()
+        };
+        assert_eq!(of("first"), ["new"]);
+        assert_eq!(of("here"), ["new", "touched"]);
+        assert_eq!(of("new"), ["new"]);
+        assert_eq!(of("touched"), ["touched"]);
+        assert_eq!((of("last").len(), of("pip:wheel").len()), (0, 0));
+        // Another size may be another plan of all.
+        let doubts = seen(&packages, Survey::default()).doubts(&["pip:wheel".to_owned()]);
+        assert!(doubts["last"].contains("wheel (pip)"));
+    }
+
+    #[test]
+    fn what_was_lost_to_an_earlier_version_is_lost_again() {
+        let lost = ["gone", "quiet", "told", "bumped"].map(PathBuf::from);
+        let clobber = |path: &str, winner: &str| Clobber {
+            path: path.into(),
+            winner: winner.into(),
+            loser: "first".into(),
+        };
+        let earlier = |of: &str| Survey {
+            exclusions: [("first".to_owned(), BTreeSet::from(lost.clone()))].into(),
+            clobbers: vec![
+                clobber("gone", "was-there"),
+                clobber("told", "last"),
+                clobber("bumped", "new"),
+            ],
+            sizes: [(of.to_owned(), 1)].into(),
+            ..Survey::default()
+        };
+        let packages = [
+            ("first", Standing::Told),
+            ("new", Standing::Absent),
+            ("last", Standing::Told),
+        ];
+        let kept = |of: &str| {
+            let mut survey = Survey::default();
+            let absent = BTreeSet::from(["new".to_owned()]);
+            seen(&packages, earlier(of)).keep_losses(&mut survey, &absent);
+            excluded_of(&survey.exclusions, "first").clone()
+        };
+        assert_eq!(kept("new"), ["bumped", "quiet"].map(PathBuf::from).into());
+        // It is no version of another.
+        assert_eq!(kept("was-there"), BTreeSet::new());
+    }
+}

@@ -305,3 +305,19 @@ fn a_python_that_compiles_is_counted() {
     assert_eq!(python.unwrap()["download"], true);
     plan.keeps(&world, &machine, &args, &before);
 }
+
+/// Other specs, so that no build of the like was before: a build brings all, and finds its layers.
+#[test]
+fn without_anyone_who_tells_all_is_brought() {
+    let world = World::new();
+    let args = ["--no-compile"];
+    let (project, _, before) = first(&world, &SPECS, &args);
+    lock(&world, &project, &[&SPECS[..], &["links-demo"]].concat());
+    forget_packages(&project);
+    let plan = Plan::of(&world, &project, &args);
+    let (reused, sure) = plan.reused();
+    assert!(reused.len() > 1 && sure < reused.len());
+    assert_eq!(plan.layer("links-demo")["why"][0]["kind"], "added");
+    assert_eq!(plan.downloads().len(), plan.json["totals"]["packages"]);
+    plan.keeps(&world, &project, &args, &before);
+}
