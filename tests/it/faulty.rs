@@ -176,14 +176,26 @@ impl Faulty {
 
     /// Waits until so many requests hang.
     pub fn wait_stalled(&self, count: usize) {
+        self.wait_until(|state| state.stalled >= count);
+    }
+
+    /// Waits until a proxy has the answers to so many of these requests.
+    pub fn wait_done(&self, count: usize, is_meant: impl Fn(&str) -> bool) {
+        self.wait_until(|state| {
+            let done = state.log.iter().filter_map(|l| l.strip_prefix("done "));
+            done.filter(|request| is_meant(request)).count() >= count
+        });
+    }
+
+    fn wait_until(&self, there: impl Fn(&State) -> bool) {
         let state = self.shared.state.lock().unwrap();
-        let waiting = |state: &mut State| state.stalled < count;
+        let waiting = |state: &mut State| !there(state);
         let (state, _) = self
             .shared
             .changed
             .wait_timeout_while(state, HOLD, waiting)
             .unwrap();
-        assert!(state.stalled >= count, "no request came: {:?}", state.log);
+        assert!(there(&state), "no request came: {:?}", state.log);
     }
 }
 
@@ -222,11 +234,8 @@ impl Shared {
         match &self.origin {
             Origin::Server(address) => {
                 let fault = (self.rule)(&request, nth);
-                self.relay(address, &head, reader, stream, fault)?;
-                let mut state = self.state.lock().unwrap();
-                state.log.push(format!("done {request}"));
-                self.changed.notify_all();
-                Ok(())
+                let done = |bytes| self.done(&request, bytes);
+                self.relay(address, &head, reader, stream, fault, done)
             }
             Origin::Folder(dir) => {
                 let request = Request {
@@ -307,6 +316,15 @@ impl Shared {
         Ok(())
     }
 
+    /// Writes down that a request is answered. The client does not have all of the answer yet: one
+    /// that has may end, and then it is asked what was done.
+    fn done(&self, request: &str, bytes: u64) {
+        let mut state = self.state.lock().unwrap();
+        state.log.push(format!("done {request}"));
+        state.bytes += bytes;
+        self.changed.notify_all();
+    }
+
     fn relay(
         &self,
         address: &str,
@@ -314,15 +332,18 @@ impl Shared {
         body: BufReader<TcpStream>,
         mut client: TcpStream,
         fault: Fault,
+        done: impl FnOnce(u64),
     ) -> io::Result<()> {
         let length = content_length(head_lines);
         match fault {
             Fault::Status(status, headers) => {
                 io::copy(&mut body.take(length), &mut io::sink())?;
+                done(0);
                 head(&mut client, status, 0, headers)
             }
             Fault::Bytes(bytes) => {
                 io::copy(&mut body.take(length), &mut io::sink())?;
+                done(0);
                 head(&mut client, 200, bytes.len(), "")?;
                 client.write_all(bytes)
             }
@@ -336,10 +357,8 @@ impl Shared {
                 }
             }
             _ => {
-                let answered = pass_on(address, head_lines, body, client)?;
-                let bytes = head_lines.len() as u64 + length + answered;
-                self.state.lock().unwrap().bytes += bytes;
-                Ok(())
+                let sent = head_lines.len() as u64 + length;
+                pass_on(address, head_lines, body, client, |got| done(sent + got))
             }
         }
     }
@@ -391,12 +410,21 @@ fn pass_on(
     head: &str,
     mut body: BufReader<TcpStream>,
     mut client: TcpStream,
-) -> io::Result<u64> {
+    done: impl FnOnce(u64),
+) -> io::Result<()> {
     let mut server = begin(address, head)?;
     let mut upload = server.try_clone()?;
     thread::spawn(move || io::copy(&mut body, &mut upload));
-    let answered = io::copy(&mut server, &mut client)?;
+    let (mut buffer, mut last, mut answered) = (vec![0; 64 << 10], Vec::new(), 0);
+    // A server that closes while more is sent to it has answered all the same.
+    while let Ok(more @ 1..) = server.read(&mut buffer) {
+        client.write_all(&last)?;
+        last = buffer[..more].to_vec();
+        answered += more as u64;
+    }
+    done(answered);
+    client.write_all(&last)?;
     // It may have closed first.
     let _ = client.shutdown(Shutdown::Both);
-    Ok(answered)
+    Ok(())
 }

@@ -3,13 +3,11 @@
 use std::{
     process::{Child, Command},
     sync::atomic::{AtomicUsize, Ordering},
-    thread,
-    time::Duration,
 };
 
 use crate::{
     faulty::{Fault, Faulty},
-    mini::{base, command, env},
+    mini::{base, command, env, read_json},
     peers::copied,
     support::{Output, Project, channel, fixture, run},
 };
@@ -370,16 +368,10 @@ fn a_killed_push_goes_on_where_it_was() {
     let proxy = Faulty::faulty_proxy(&registry, first(1, is_blob_upload, Fault::Stall(50)));
     let mut child = spawn(&project, &format!("{}/{repository}:1", proxy.address()));
     proxy.wait_stalled(1);
-    let uploaded = || {
-        let done = |line: &&String| line.strip_prefix("done ").is_some_and(is_blob_upload);
-        proxy.log().iter().filter(done).count()
-    };
-    // All but the one that hangs.
-    let mut before = usize::MAX;
-    while before != uploaded() || before == 0 {
-        before = uploaded();
-        thread::sleep(Duration::from_millis(500));
-    }
+    // All but the one that hangs: the layers, and the config.
+    let manifest = project.cache.join("blobs/sha256").join(&digest[7..]);
+    let before = read_json(&manifest)["layers"].as_array().unwrap().len();
+    proxy.wait_done(before, is_blob_upload);
     child.kill().unwrap();
     child.wait().unwrap();
     let manifests = proxy.writes().into_iter().filter(|r| is_manifest_upload(r));
