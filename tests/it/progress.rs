@@ -253,7 +253,8 @@ fn a_terminal_shows_a_bar_for_each_blob() {
     let name = format!("{}/{}:1", proxy.address(), repository());
     let line = format!("{} push bars:1 {name}", env!("CARGO_BIN_EXE_imgbuild"));
     let screen = project.path("screen");
-    let shown = |settings: &[(&str, &str)], until: &str| {
+    // What is on the screen once all of that is.
+    let shown = |settings: &[(&str, &str)], all: &[&str]| {
         // What the run before left is not this one's.
         let _ = fs::remove_file(&screen);
         let mut script = project.command("script");
@@ -264,23 +265,22 @@ fn a_terminal_shows_a_bar_for_each_blob() {
         let quiet = script.stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = quiet.spawn().unwrap();
         let mut text = String::new();
+        let is_there = |text: &str| all.iter().all(|part| text.contains(part));
         for _ in 0..600 {
             text = String::from_utf8_lossy(&fs::read(&screen).unwrap_or_default()).into_owned();
-            if text.contains(until) {
+            if is_there(&text) {
                 break;
             }
             thread::sleep(Duration::from_millis(50));
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(text.contains(until), "{text:?}");
+        assert!(is_there(&text), "{text:?}");
         text
     };
-    let bars = shown(&[("TERM", "xterm")], "\x1b");
-    let drawn = bars.contains("  push ") && bars.contains("Pushing ");
-    assert!(drawn, "{bars:?}");
+    shown(&[("TERM", "xterm")], &["\x1b", "  push ", "Pushing "]);
     // What a CI keeps is read as text.
-    let ci = shown(&[("TERM", "xterm"), ("CI", "true")], "Pushing ");
+    let ci = shown(&[("TERM", "xterm"), ("CI", "true")], &["Pushing "]);
     assert!(!ci.contains('\x1b'), "{ci:?}");
     let mut forced = command(&project, &["push", "bars:1", &name, "--progress", "tty"]);
     let refused = project.output(&mut forced);
