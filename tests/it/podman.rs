@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::net::UnixStream,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -43,10 +44,14 @@ impl Podman {
             .stderr(fs::File::create(folder.path().join("log")).unwrap())
             .spawn()
             .unwrap();
-        let podman = Self { folder, service };
-        for _ in 0..300 {
-            if socket.exists() {
+        let mut podman = Self { folder, service };
+        for _ in 0..1200 {
+            // The socket's file is there before anybody listens.
+            if UnixStream::connect(&socket).is_ok() {
                 return podman;
+            }
+            if podman.service.try_wait().unwrap().is_some() {
+                break;
             }
             thread::sleep(Duration::from_millis(100));
         }
