@@ -1,13 +1,13 @@
 //! `imgbuild auth check`: who one is, where that stands, and what is granted.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
 use crate::{
     faulty::{Fault, Faulty},
     mini::{command, env},
-    support::{Output, Project, channel, fixture, run},
+    support::{Output, Project, channel, fixture, write_program},
 };
 
 fn address(name: &str) -> String {
@@ -107,15 +107,8 @@ fn a_helper_is_named_and_one_that_is_absent_is_a_warning() {
 cat > /dev/null
 echo '{"ServerURL": "x", "Username": "tester", "Secret": "secret"}'
 "#;
-    // Written by another process: a program that this one has open for writing, or a child that a
-    // test beside it forks just then, cannot be run.
-    project.write("helper.sh", script);
     fs::create_dir_all(helper.parent().unwrap()).unwrap();
-    let mut install = Command::new("install");
-    run(install
-        .args(["-m", "755"])
-        .arg(project.path("helper.sh"))
-        .arg(&helper));
+    write_program(&helper, script);
     let path = std::env::var("PATH").unwrap();
     let path = format!("{}:{path}", helper.parent().unwrap().display());
     let docker = project.path("docker");

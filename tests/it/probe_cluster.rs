@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Output, Project, run, source};
+use crate::support::{Output, Project, run, source, write_program};
 
 const NOTE: &str = "CPU (gloo): proves the software path, not the GPUs";
 const EMIT: [&str; 9] = [
@@ -140,8 +140,7 @@ fn project(flags: &[&str]) -> Project {
         "#!/bin/sh\nDEBIAN_TORCH=$0 exec /usr/bin/python3 {} \"$@\"\n",
         torch.display()
     );
-    project.write("python", &python);
-    fs::set_permissions(project.path("python"), fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&project.path("python"), &python);
     fs::create_dir(project.path("tmp")).unwrap();
     let python = project.path("python").display().to_string();
     project.ok(&[&EMIT[..], &[&python, "-o", "probe.sbatch"], flags].concat());

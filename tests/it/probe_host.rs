@@ -6,7 +6,6 @@ mod p2p;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -15,7 +14,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{Project, fixture, run, source};
+use crate::support::{Project, fixture, run, source, write_program};
 
 const NOTE: &str = "CPU (gloo): proves the software path, not the GPUs";
 const REPORTS: [&str; 3] = ["report.html", "report.xml", "report.txt"];
@@ -31,15 +30,10 @@ fn project() -> Project {
         "#!/bin/sh\nexec /usr/bin/python3 {} \"$@\"\n",
         torchrun.display()
     );
-    write_program(&project, "python", &python);
+    write_program(&project.path("python"), &python);
     fs::create_dir(project.path(TEMPORARY)).unwrap();
     let temporary = project.path(TEMPORARY);
     project.with_env("TMPDIR", temporary)
-}
-
-fn write_program(project: &Project, name: &str, text: &str) {
-    project.write(name, text);
-    fs::set_permissions(project.path(name), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 fn command(project: &Project, flags: &[&str]) -> Command {
@@ -347,7 +341,10 @@ fn a_torch_for_cpus_is_no_gpu_pass() {
 #[test]
 fn a_python_that_ends_gives_no_results() {
     let project = project();
-    write_program(&project, "python", "#!/bin/sh\necho gone >&2\nexit 9\n");
+    write_program(
+        &project.path("python"),
+        "#!/bin/sh\necho gone >&2\nexit 9\n",
+    );
     let output = project.output(&mut command(&project, &["--cpu", "--nproc", "2"]));
     output.expect(4);
     let report = report(&output.stdout);
@@ -358,10 +355,10 @@ fn a_python_that_ends_gives_no_results() {
 /// The project's `python`, with a change to its words before and a last word of its own.
 fn changed_python(project: &Project, before: &str, after: &str) {
     let real = fs::read_to_string(project.path("python")).unwrap();
-    write_program(project, "real", &real);
+    write_program(&project.path("real"), &real);
     let text = format!("#!/bin/sh\n{before}\n./real \"$@\"\n{after}\n");
     let text = text.replace("./real", &project.path("real").display().to_string());
-    write_program(project, "python", &text);
+    write_program(&project.path("python"), &text);
 }
 
 #[test]

@@ -5,7 +5,6 @@ mod wheel;
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
@@ -15,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     mini::names,
-    support::{Image, Project, channel, env_file, run, source, temp_dir},
+    support::{Image, Project, channel, env_file, run, source, temp_dir, write_program},
 };
 
 const SITE: &str = "/opt/conda/lib/python3.11/site-packages";
@@ -235,11 +234,7 @@ fn any_python_of_that_version_will_do() {
     let real = own.cache.join("pythons").join(real).join("bin/python3.11");
 
     let path = temp_dir();
-    let put = |name: &str, script: String| {
-        let file = path.path().join(name);
-        fs::write(&file, script).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-    };
+    let put = |name: &str, script: String| write_program(&path.path().join(name), script);
     let only = |path: &Path| broken("pyc-plain, pyc-odd").with_env("PATH", path);
     let none = only(path.path()).imgbuild(&SCRATCH);
     none.expect(3);

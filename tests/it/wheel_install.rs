@@ -5,9 +5,9 @@ mod compare;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, Permissions},
+    fs,
     io::{self, Read},
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -25,7 +25,7 @@ use rattler_conda_types::{Subdir, Version};
 
 use compare::{Known, Venv};
 
-use crate::support::{fixture, run, source, temp_dir};
+use crate::support::{fixture, run, source, temp_dir, write_program};
 
 /// A file as it was taken by the sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,8 +235,10 @@ fn scripts_run_from_any_prefix() {
         for (name, file) in &kept.files {
             let target = path.join(name);
             fs::create_dir_all(target.parent().unwrap()).unwrap();
-            fs::write(&target, &file.content).unwrap();
-            fs::set_permissions(&target, Permissions::from_mode(file.mode)).unwrap();
+            match file.mode {
+                0o755 => write_program(&target, &file.content),
+                _ => fs::write(&target, &file.content).unwrap(),
+            }
         }
         let ran = |name: &str| {
             let mut command = Command::new(path.join("bin").join(name));

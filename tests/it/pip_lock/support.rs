@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{Cursor, Write as _},
-    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
@@ -14,7 +13,7 @@ use zip::{ZipWriter, write::SimpleFileOptions};
 
 use crate::{
     mini::{Mini, names, read_json, sha256, write_json},
-    support::{Output, Project, channel, fixture},
+    support::{Output, Project, channel, fixture, write_program},
 };
 
 /// A project whose program finds uv and nothing else: no Python, no other tool.
@@ -46,8 +45,7 @@ impl Pip {
     pub fn replace_uv(&self, script: &str) {
         let path = self.bin.path().join("uv");
         fs::remove_file(&path).unwrap();
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&path, format!("#!/bin/sh\n{script}\n"));
     }
 
     pub fn lock(&self) -> Output {

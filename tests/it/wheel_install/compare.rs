@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Taken, install, prefix};
-use crate::support::{fixture, run, temp_dir};
+use crate::support::{fixture, run, temp_dir, write_program};
 
 /// The differences from uv that are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -155,7 +155,7 @@ impl Venv {
             (output.status.code(), output.stdout, output.stderr)
         };
         let theirs = outcome();
-        fs::write(&command, ours).unwrap();
+        write_program(&command, ours);
         let (status, stdout, stderr) = outcome();
         assert_eq!((status, &stdout), (theirs.0, &theirs.1), "{path:?}");
         // A traceback names the line of the command that failed.
