@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     fs,
-    net::TcpListener,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -27,6 +26,7 @@ use super::{
     before::{Before, driver_here},
     gpus, oom,
     output::Output,
+    port::free_port,
     report::{Place, ProbeReport, RunFacts},
     spec::{GRACE, ProbeRequest, SCRIPTS, launch},
 };
@@ -258,16 +258,13 @@ fn end_the_rest(folder: &Path) {
 
 /// torchrun's own rendezvous goes through the machine's name, which a bare node may not resolve.
 fn rendezvous() -> Result<[String; 4]> {
-    let port = TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|listener| listener.local_addr())
-        .map_err(|e| {
-            Error::new(
-                Exit::ProbeNotRun,
-                "no port is free on the loopback address [rendezvous]",
-            )
-            .why(e)
-        })?
-        .port();
+    let port = free_port().map_err(|e| {
+        Error::new(
+            Exit::ProbeNotRun,
+            "no port is free on the loopback address [rendezvous]",
+        )
+        .why(e)
+    })?;
     Ok([
         "--nnodes=1".into(),
         "--node_rank=0".into(),

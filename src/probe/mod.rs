@@ -17,6 +17,7 @@ mod host;
 mod oom;
 mod output;
 mod page;
+mod port;
 mod report;
 mod run;
 mod spec;
@@ -26,6 +27,7 @@ pub use attached::{Attached, PROBE_TYPE, attestation, deciding};
 pub use emit::{ClusterJob, Form, What, kubernetes, read, slurm};
 pub use host::{default_python, probe_host};
 pub use output::{Bandwidth, Check, Gpu, Output, RankResult, Scaling, Summary};
+pub use port::free_port;
 pub use report::{
     CPU_NOTE, DaemonInfo, Failure, ImageInfo, Place, ProbeReport, Proves, RunFacts, SCHEMA, Verdict,
 };

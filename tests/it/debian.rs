@@ -1,13 +1,14 @@
 //! Debian's docker-registry with the settings that a test needs, and keys made by openssl.
 
 use std::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
+use imgbuild::probe::free_port;
 use tempfile::TempDir;
 
 use crate::support::run;
@@ -43,9 +44,7 @@ impl Registry {
 
     fn start_at_a_free_port(settings: &Settings) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap().to_string();
-        drop(free);
+        let address = format!("127.0.0.1:{}", free_port().unwrap());
         let data = dir.path().join("data");
         let Settings { http, more } = settings;
         let config = format!(

@@ -4,14 +4,16 @@
 mod kubernetes;
 
 use std::{
+    collections::BTreeSet,
     fs,
-    net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
+
+use imgbuild::probe::free_port;
 
 use crate::support::{Output, Project, run, source, write_program};
 
@@ -107,11 +109,12 @@ impl Drop for Slurm {
 }
 
 fn config(root: &Path, host: &str) -> String {
-    let held: Vec<_> = (0..3)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap())
-        .collect();
-    let port = |n: usize| held[n].local_addr().unwrap().port();
-    let (root, main) = (root.display(), port(0));
+    let mut ports = BTreeSet::new();
+    while ports.len() < 3 {
+        ports.insert(free_port().unwrap());
+    }
+    let ports: Vec<u16> = ports.into_iter().collect();
+    let (root, main) = (root.display(), ports[0]);
     let user = run(Command::new("id").arg("-un"));
     let user = user.trim();
     let mut text = format!(
@@ -126,7 +129,7 @@ fn config(root: &Path, host: &str) -> String {
     for n in [1, 2] {
         text.push_str(&format!(
             "NodeName=n{n} NodeHostname={host} NodeAddr=127.0.0.1 Port={} CPUs=8\n",
-            port(n)
+            ports[n]
         ));
     }
     text

@@ -1,5 +1,6 @@
 //! A collective that hangs over P2P: NCCL's recorded lines, and the second try for real, over gloo.
 
+use imgbuild::probe::free_port;
 use serde_json::Value;
 
 use super::{project, python, source};
@@ -79,7 +80,8 @@ fn ranks(project: &Project, log: &str, who: &str) -> Vec<Value> {
         "--nnodes=1",
         "--nproc_per_node=2",
     ]);
-    command.args(["--master_addr=127.0.0.1", "--master_port", &free_port()]);
+    let port = free_port().unwrap().to_string();
+    command.args(["--master_addr=127.0.0.1", "--master_port", &port]);
     command.args(["hanging.py", "--backend=gloo"]);
     let output = project.output(command.env("WHO", who));
     let lines = output.stdout.lines();
@@ -87,11 +89,6 @@ fn ranks(project: &Project, log: &str, who: &str) -> Vec<Value> {
         .filter_map(|line| line.split_once("IMGBUILD_PROBE_RANK "))
         .map(|(_, json)| serde_json::from_str(json).unwrap())
         .collect()
-}
-
-fn free_port() -> String {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port().to_string()
 }
 
 #[test]
