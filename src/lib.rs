@@ -36,3 +36,6 @@ pub mod space;
 pub mod spec;
 pub mod store;
 pub mod wheel;
+
+#[cfg(test)]
+mod testing;

@@ -324,20 +324,29 @@ fn never_began(python: &Path, outcome: &Outcome, output: &Output) -> Option<Erro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::Backend;
+    use crate::{
+        probe::Backend,
+        testing::{no_forks_beside, write_program},
+    };
 
-    /// A Python that ignores what it is told and runs this instead.
+    /// A Python that ignores what it is told and runs this instead. The limit counts once the script
+    /// has made `begun` in its folder, or has ended.
     async fn run(script: &str, limit: Duration) -> (Outcome, Output) {
+        let forks = no_forks_beside();
         let folder = tempfile::tempdir().unwrap();
         let python = folder.path().join("python");
-        fs::write(&python, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        write_program(&python, &format!("#!/bin/sh\n{script}\n"));
         let request = ProbeRequest {
             timeout: limit,
             ..ProbeRequest::new(Backend::Cpu { nproc: 1 })
         };
         let mut output = Output::default();
         let mut job = Job::start(&python, &request, folder.path()).unwrap();
+        drop(forks);
+        let begun = folder.path().join("begun");
+        while !begun.exists() && job.child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let reporter = Reporter::stderr(true);
         let outcome = job.follow(&request, &mut output, &reporter).await.unwrap();
         (outcome, output)
@@ -355,11 +364,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_limit_ends_the_whole_group() {
-        let script = "sleep 600 & echo $! >&2; wait";
+        let script = "sleep 600 & echo $! >&2; : > begun; wait";
         let (outcome, output) = run(script, Duration::from_millis(300)).await;
         assert!(outcome.timed_out);
         let pid: i32 = output.stderr_tail(1)[0].parse().unwrap();
-        let gone = (0..50).any(|_| {
+        let gone = (0..1500).any(|_| {
             thread::sleep(Duration::from_millis(20));
             !Path::new(&format!("/proc/{pid}")).exists()
                 || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z"))

@@ -164,17 +164,16 @@ fn stopped(job: &Job, what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+    use crate::testing::{no_forks_beside, write_program};
 
     /// What becomes of a source when each Python does this after it said what it is.
     fn outcome(does: &str) -> Result<Answer> {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("python");
         let hello = r"printf '\000\000\000\000\033cpython\n3.11.2\ncpython-311\n'";
-        std::fs::write(&program, format!("#!/bin/sh\n{hello}\n{does}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let _forks = no_forks_beside();
+        write_program(&program, &format!("#!/bin/sh\n{hello}\n{does}\n"));
         let interpreter = Interpreter {
             program,
             folder: dir.path().into(),

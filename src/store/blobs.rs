@@ -234,6 +234,7 @@ pub(super) fn rename(file: NamedTempFile, path: &Path, mode: u32) -> Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::no_forks_beside;
 
     #[test]
     fn a_blob_is_there_only_when_whole() {
@@ -268,6 +269,7 @@ mod tests {
 
     #[test]
     fn what_the_dead_left_is_swept_and_nothing_of_the_living() {
+        let _forks = no_forks_beside();
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let file = store.tmp_dir().join("1-abc");

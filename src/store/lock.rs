@@ -253,6 +253,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::testing::no_forks_beside;
 
     #[test]
     fn one_at_a_time_and_no_file_stays() {
@@ -279,6 +280,7 @@ mod tests {
 
     #[test]
     fn alone_is_alone() {
+        let _forks = no_forks_beside();
         let dir = tempfile::tempdir().unwrap();
         let first = Store::open(dir.path()).unwrap();
         let alone = first.try_alone().unwrap().unwrap();

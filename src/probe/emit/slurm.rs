@@ -74,7 +74,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::probe::emit::tests::job;
+    use crate::{probe::emit::tests::job, testing::no_forks_beside};
 
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -85,6 +85,7 @@ mod tests {
     /// The words that a shell makes of a line.
     fn shell(line: &str) -> Vec<String> {
         let script = format!(r#"files=/some/files; printf '%s\n' {line}"#);
+        let _forks = no_forks_beside();
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert!(output.status.success(), "{line}: {output:?}");
         let words = String::from_utf8(output.stdout).unwrap();
