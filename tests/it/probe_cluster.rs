@@ -189,14 +189,19 @@ fn rank(project: &Project, rank: u32) -> String {
             .all(|want| variables.contains(&want.as_bytes()))
             && String::from_utf8_lossy(&words).contains("ddp_probe.py")
     };
-    let mut pids: Vec<u32> = fs::read_dir("/proc")
+    let pids: Vec<String> = fs::read_dir("/proc")
         .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
-        .filter(|pid: &u32| holds(&pid.to_string()))
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+        .filter(holds)
         .collect();
-    // Its DataLoader workers and children came later.
-    pids.sort_unstable();
-    pids[0].to_string()
+    // Not its DataLoader workers and other children.
+    let parent = |pid: &String| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("PPid:"));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let mut first = pids.iter().filter(|pid| !pids.contains(&parent(pid)));
+    first.next().expect("the rank is gone").clone()
 }
 
 #[test]

@@ -2,16 +2,18 @@
 
 mod catalogue;
 mod p2p;
+mod processes;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::Write as _,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
+use processes::{assert_gone, come_past, descendants, past, second, signal, told};
 use serde_json::Value;
 
 use crate::support::{Project, fixture, run, source, write_program};
@@ -114,49 +116,6 @@ fn a_pass_on_cpus() {
     assert!(report["ranks"][1]["gemm_tflops"].as_f64() > Some(0.0));
 }
 
-/// The processes of a run's ranks, once all of them are past their imports.
-fn ranks(imgbuild: u32, count: usize) -> Vec<(u32, String)> {
-    for _ in 0..600 {
-        let mut all: Vec<(u32, String)> = Vec::new();
-        for pid in descendants(imgbuild) {
-            // Its own children come after it.
-            match local_rank(pid) {
-                Some(rank) if all.iter().all(|(_, known)| *known != rank) => all.push((pid, rank)),
-                _ => {}
-            }
-        }
-        if all.len() >= count {
-            return all;
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    panic!("the ranks did not start");
-}
-
-fn descendants(of: u32) -> Vec<u32> {
-    let path = format!("/proc/{of}/task/{of}/children");
-    let children = fs::read_to_string(path).unwrap_or_default();
-    let children = children
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok());
-    children
-        .flat_map(|pid| [vec![pid], descendants(pid)].concat())
-        .collect()
-}
-
-/// `LOCAL_RANK` of a process that is the job's script itself.
-fn local_rank(pid: u32) -> Option<String> {
-    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-    if !line.contains("ddp_probe.py") || line.contains("torch.distributed.run") {
-        return None;
-    }
-    let environment = fs::read_to_string(format!("/proc/{pid}/environ")).ok()?;
-    let value = environment
-        .split('\0')
-        .find_map(|pair| pair.strip_prefix("LOCAL_RANK="))?;
-    Some(value.to_owned())
-}
-
 fn start(project: &Project, flags: &[&str]) -> Child {
     let mut command = command(project, flags);
     command
@@ -166,35 +125,10 @@ fn start(project: &Project, flags: &[&str]) -> Child {
         .unwrap()
 }
 
-fn signal(pid: u32, signal: &str) {
-    run(Command::new("kill").args([signal, &pid.to_string()]));
-}
-
 fn end(child: Child) -> (Option<i32>, Value) {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     (output.status.code(), report(&text))
-}
-
-/// A run that has come past a check, and the process of its second rank.
-fn past(project: &Project, check: &str, flags: &[&str]) -> (Child, u32) {
-    let command = command(project, flags);
-    let told = command.get_args().map(ToOwned::to_owned);
-    let told: Vec<_> = told.filter(|word| word != "-q").collect();
-    let mut command = project.command(command.get_program().to_str().unwrap());
-    let mut child = command
-        .args(told)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
-    let met = progress.find(|line| line.as_ref().is_ok_and(|line| line.contains(check)));
-    assert!(met.is_some(), "the ranks did not come past {check}");
-    thread::spawn(move || progress.count());
-    let all = ranks(child.id(), 2);
-    let second = all.iter().find(|(_, rank)| rank == "1").unwrap().0;
-    (child, second)
 }
 
 /// The check that a rank's own last lines say it was in.
@@ -255,8 +189,13 @@ fn a_killed_rank_is_named() {
 #[test]
 fn a_killed_worker_of_a_rank_is_named() {
     let project = project();
-    let (mut child, second) = past(&project, "ddp_init ", &["--cpu", "--nproc", "2"]);
+    let (mut child, mut told) = told(&project, &["--cpu", "--nproc", "2"]);
+    // The children that a rank has before and after those of the check of /dev/shm.
+    come_past(&mut told, "rendezvous ");
+    let second = second(&child);
     let known = descendants(second);
+    come_past(&mut told, "ddp_init ");
+    thread::spawn(move || told.count());
     let worker = loop {
         let new = descendants(second)
             .into_iter()
@@ -284,8 +223,7 @@ fn a_killed_worker_of_a_rank_is_named() {
 fn a_rank_that_stands_still_is_named() {
     let project = project();
     let child = start(&project, &["--cpu", "--nproc", "2", "--timeout", "15"]);
-    let all = ranks(child.id(), 2);
-    let second = all.iter().find(|(_, rank)| rank == "1").unwrap().0;
+    let second = second(&child);
     signal(second, "-STOP");
     let (status, report) = end(child);
     assert_eq!(status, Some(4));
@@ -299,16 +237,6 @@ fn a_rank_that_stands_still_is_named() {
     says_cpu(&project, &report);
     assert_gone(second);
     left_nothing(&project);
-}
-
-#[track_caller]
-fn assert_gone(pid: u32) {
-    let gone = (0..100).any(|_| {
-        thread::sleep(Duration::from_millis(20));
-        !Path::new(&format!("/proc/{pid}/cmdline")).exists()
-            || fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty())
-    });
-    assert!(gone, "process {pid} is still there");
 }
 
 #[test]
