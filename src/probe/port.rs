@@ -5,13 +5,15 @@ use std::{
     hash::{BuildHasher, RandomState},
     io,
     net::TcpListener,
-    ops::RangeInclusive,
+    ops::{Range, RangeInclusive},
 };
 
 /// Ports of services come before these.
 const LOWEST: u16 = 10_000;
 /// What Linux gives to those who ask for any port, unless it is told otherwise (ip(7)).
 const ANY: RangeInclusive<u16> = 32_768..=60_999;
+/// Where the jobs that `--emit slurm` writes meet.
+const SLURM: Range<u16> = 20_000..30_000;
 /// How many places are tried.
 const TRIES: usize = 1000;
 
@@ -46,7 +48,7 @@ fn parse(text: &str) -> Option<RangeInclusive<u16>> {
 
 fn outside(any: &RangeInclusive<u16>) -> Vec<u16> {
     (LOWEST..=u16::MAX)
-        .filter(|port| !any.contains(port))
+        .filter(|port| !any.contains(port) && !SLURM.contains(port))
         .collect()
 }
 
@@ -62,8 +64,9 @@ mod tests {
         assert_eq!(parse("32768\t60999\n"), Some(ANY));
         assert_eq!(parse(""), None);
         let ports = outside(&ANY);
-        assert!(ports.contains(&20_000) && ports.contains(&61_000));
-        assert!(!ports.contains(&40_000) && !ports.contains(&9999));
+        assert!(ports.contains(&10_000) && ports.contains(&61_000));
+        let others = [9999, 20_000, 40_000];
+        assert!(others.iter().all(|port| !ports.contains(port)));
         assert_eq!(outside(&(1024..=65_535)), [0; 0]);
     }
 }
