@@ -235,7 +235,7 @@ impl Shared {
             Origin::Server(address) => {
                 let fault = (self.rule)(&request, nth);
                 let done = |bytes| self.done(&request, bytes);
-                self.relay(address, &head, reader, stream, fault, done)
+                self.relay(address, &head, (reader, stream), fault, done)
             }
             Origin::Folder(dir) => {
                 let request = Request {
@@ -329,8 +329,7 @@ impl Shared {
         &self,
         address: &str,
         head_lines: &str,
-        body: BufReader<TcpStream>,
-        mut client: TcpStream,
+        (body, mut client): (BufReader<TcpStream>, TcpStream),
         fault: Fault,
         done: impl FnOnce(u64),
     ) -> io::Result<()> {
