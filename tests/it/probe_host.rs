@@ -10,7 +10,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use processes::{assert_gone, come_past, descendants, past, second, signal, told};
@@ -143,7 +143,7 @@ fn begun(report: &Value, rank: &str) -> String {
 
 #[test]
 fn a_killed_rank_is_named() {
-    let project = project();
+    let project = project().with_env("TORCHRUN_IS_LATE", "1");
     let (child, second) = past(&project, "rendezvous ", &["--cpu", "--nproc", "2"]);
     signal(second, "-KILL");
     let (status, report) = end(child);
@@ -219,10 +219,19 @@ fn a_killed_worker_of_a_rank_is_named() {
     left_nothing(&project);
 }
 
+/// So many seconds that ranks are past their imports by then, however busy this machine is: torchrun
+/// imports torch, and then they do, all at once.
+fn past_imports() -> String {
+    let begun = Instant::now();
+    run(Command::new("/usr/bin/python3").args(["-c", "import torch.distributed.run"]));
+    (10 + 8 * begun.elapsed().as_secs_f64().ceil() as u64).to_string()
+}
+
 #[test]
 fn a_rank_that_stands_still_is_named() {
     let project = project();
-    let child = start(&project, &["--cpu", "--nproc", "2", "--timeout", "15"]);
+    let flags = ["--cpu", "--nproc", "2", "--timeout", &past_imports()];
+    let child = start(&project, &flags);
     let second = second(&child);
     signal(second, "-STOP");
     let (status, report) = end(child);

@@ -54,7 +54,7 @@ pub fn past(project: &Project, check: &str, flags: &[&str]) -> (Child, u32) {
 
 /// The processes of a run's ranks, once all of them are past their imports.
 fn ranks(imgbuild: u32, count: usize) -> Vec<(u32, String)> {
-    for _ in 0..600 {
+    for _ in 0..6000 {
         let mut all: Vec<(u32, String)> = Vec::new();
         for pid in descendants(imgbuild) {
             // Its own children come after it.
