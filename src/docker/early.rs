@@ -53,7 +53,7 @@ impl Early {
         let mut transfer = self.lock();
         let begun = match transfer.take() {
             Some(begun) => begun,
-            None => Transfer::start(&self.daemon, None, &self.store, &self.reporter)?,
+            None => Transfer::start(&self.daemon.docker, None, &self.store, &self.reporter)?,
         };
         begun.layer(blob);
         *transfer = Some(begun);

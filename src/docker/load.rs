@@ -154,7 +154,7 @@ impl Load<'_> {
         } = self;
         let transfer = match begun {
             Some(begun) => begun,
-            None => Transfer::start(daemon, Some(contents.size()), store, reporter)?,
+            None => Transfer::start(&daemon.docker, Some(contents.size()), store, reporter)?,
         };
         Ok(transfer.finish(contents, names).await)
     }

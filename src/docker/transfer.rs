@@ -21,7 +21,6 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
 use super::{
-    Daemon,
     pipe::{Chunks, Control, Pipe},
     teardown, words,
 };
@@ -67,7 +66,7 @@ impl Transfer {
     /// # Errors
     /// When a thread cannot be started.
     pub(super) fn start(
-        daemon: &Daemon,
+        docker: &Docker,
         total: Option<u64>,
         store: &Store,
         reporter: &Reporter,
@@ -84,11 +83,13 @@ impl Transfer {
             .enable_all()
             .build()
             .map_err(|e| Error::environment("cannot start a thread").why(e))?;
-        let docker = daemon.docker.clone().with_timeout(ANSWER);
+        let docker = docker.clone().with_timeout(ANSWER);
         let unpacked = reporter.bytes(Activity::new(Step::Load, "Docker unpacks"), None);
         let (tell, result) = oneshot::channel();
         thread::spawn(move || {
             let answer = runtime.block_on(post(&docker, chunks, unpacked));
+            // A daemon may refuse before it has read all: what would be sent has nowhere to go then.
+            drop(runtime);
             let written = writer.join().unwrap_or(Ok(()));
             // Our own failure is the cause; the daemon only saw its effect.
             let _ = tell.send(written.map_err(Failure::Other).and(answer));
@@ -233,7 +234,54 @@ fn progress(event: &BuildInfo, layers: &mut HashMap<String, u64>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        os::unix::net::UnixListener,
+    };
+
+    use bollard::API_DEFAULT_VERSION;
+
     use super::*;
+    use crate::{digest::DiffId, store::BuiltLayer};
+
+    /// A daemon that answers a load at once, and neither reads on nor closes the connection.
+    #[tokio::test]
+    async fn a_daemon_that_refuses_before_it_has_read_all_is_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("d.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let daemon = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let head = BufReader::new(stream.try_clone().unwrap()).lines();
+            let _ = head.map(Result::unwrap).find(String::is_empty);
+            let said = r#"{"errorDetail":{"message":"no room"},"error":"no room"}"#;
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+            let length = said.len();
+            write!(stream, "{head}Content-Length: {length}\r\n\r\n{said}").unwrap();
+            stream
+        });
+        let store = Store::open(&dir.path().join("cache")).unwrap();
+        // More than the connection and the pipe hold.
+        let (digest, size) = store.put_blob(&vec![7; 16 << 20]).unwrap();
+        let layer = BuiltLayer {
+            diff_id: DiffId(digest),
+            digest,
+            size,
+            unpacked: Some(size),
+            media_type: String::new(),
+        };
+        let path = socket.to_string_lossy();
+        let docker = Docker::connect_with_unix(&path, 120, API_DEFAULT_VERSION).unwrap();
+        let mut transfer = Transfer::start(&docker, None, &store, &Reporter::stderr(true)).unwrap();
+        transfer.layer(Blob::stored(&layer));
+        let answer = tokio::time::timeout(Duration::from_secs(60), transfer.answer()).await;
+        transfer.result = None;
+        match answer.expect("the refusal is not heard") {
+            Err(Failure::Refused(why)) => assert_eq!(why, "no room"),
+            other => panic!("{other:?}"),
+        }
+        drop(daemon.join().unwrap());
+    }
 
     #[test]
     fn progress_counts_each_layer_once() {
