@@ -14,13 +14,12 @@ use tempfile::TempDir;
 
 use crate::{
     faulty::{Fault, Faulty, wait_for_files},
-    mini::{Mini, env, names},
+    mini::{Mini, env, names, tzdata},
     support::{Output, Project, Proxy, Tricks, fixture},
 };
 
 const HELLO: &str = "hello-demo-1.0-0.tar.bz2";
 const GENERIC: &str = "generic-demo-1.0-0.tar.bz2";
-const TZDATA: &str = "tzdata-2026f-h8a06d6a_0.conda";
 
 /// A project that was built before, and of which the cache then lost packages and layers. Once it
 /// is armed, tzdata comes no sooner than the sign is given.
@@ -38,9 +37,9 @@ impl Held {
             Arc::new(AtomicBool::new(false)),
         );
         let (folder, is_armed) = (sign.clone(), armed.clone());
-        let mini = Mini::of(&[HELLO, GENERIC, TZDATA]);
+        let mini = Mini::of(&[HELLO, GENERIC, tzdata()]);
         let server = Faulty::serve_mini(mini, move |path, nth| {
-            let holds = path.ends_with(TZDATA) && is_armed.load(Ordering::Relaxed);
+            let holds = path.ends_with(tzdata()) && is_armed.load(Ordering::Relaxed);
             // A wait in vain ends the connection, and the package is asked for again.
             if !holds || nth > 0 {
                 return Fault::Fine;
@@ -107,7 +106,7 @@ fn layers_are_pushed_while_packages_come() {
     let (proxy, name) = registry(&held);
     let output = held.build(&["-t", &name, "--push", "--cache-from", ""]);
     output.expect(0);
-    assert_eq!(held.server.gets(TZDATA).len(), 1, "{}", output.stderr);
+    assert_eq!(held.server.gets(tzdata()).len(), 1, "{}", output.stderr);
     // Three packages' layers, the environment's, and the config: each once.
     assert_eq!(puts(&proxy, "/blobs/"), 5, "{:?}", proxy.log());
     let told = "5 uploaded, 0 there already";
@@ -123,7 +122,7 @@ fn a_build_that_fails_leaves_no_tag() {
     let (proxy, name) = registry(&held);
     let output = held.build(&["-t", &name, "--push", "--cache-from", ""]);
     assert_ne!(output.status, 0);
-    assert!(output.stderr.contains(TZDATA), "{}", output.stderr);
+    assert!(output.stderr.contains(tzdata()), "{}", output.stderr);
     assert_eq!(puts(&proxy, "/manifests/"), 0, "{:?}", proxy.log());
     assert!(puts(&proxy, "/blobs/") > 0);
 }
@@ -168,7 +167,7 @@ fn layers_are_loaded_while_packages_come() {
     let name = format!("it-docker:early-{}", std::process::id());
     let output = held.build(&["-t", &name, "--load"]);
     output.expect(0);
-    assert_eq!(held.server.gets(TZDATA).len(), 1, "{}", output.stderr);
+    assert_eq!(held.server.gets(tzdata()).len(), 1, "{}", output.stderr);
     assert_eq!(proxy.loads().len(), 1);
     assert_eq!(saved(&name), 4);
     held.build(&["-t", &name, "--load"]).expect(0);
@@ -184,7 +183,7 @@ fn a_build_that_fails_leaves_nothing_in_the_daemon() {
     let name = format!("it-docker:early-failed-{}", std::process::id());
     let output = held.build(&["-t", &name, "--load"]);
     assert_ne!(output.status, 0);
-    assert!(output.stderr.contains(TZDATA), "{}", output.stderr);
+    assert!(output.stderr.contains(tzdata()), "{}", output.stderr);
     assert_eq!(proxy.loads().len(), 1);
     assert!(!docker(&["inspect", &name]).status.success());
 

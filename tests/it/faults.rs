@@ -7,11 +7,10 @@ use std::{
 
 use crate::{
     faulty::{Fault, Faulty, wait_for_files},
-    mini::{Mini, base, command, env, names},
+    mini::{Mini, base, command, env, names, tzdata},
     support::{Output, Project},
 };
 
-const LAST: &str = "tzdata-2026f-h8a06d6a_0.conda";
 const HELLO: &str = "hello-demo-1.0-0.tar.bz2";
 const MANY: [&str; 6] = [
     HELLO,
@@ -186,10 +185,12 @@ fn several_packages_come_at_once() {
 
 /// A project that is locked, and a server that hangs at the first download of one package.
 fn hanging() -> (Faulty, Project) {
-    let mini = Mini::of(&[HELLO, "generic-demo-1.0-0.tar.bz2", LAST]);
-    let server = Faulty::serve_mini(mini, |path, nth| match path.ends_with(LAST) && nth == 0 {
-        true => Fault::Stall(50),
-        false => Fault::Fine,
+    let mini = Mini::of(&[HELLO, "generic-demo-1.0-0.tar.bz2", tzdata()]);
+    let server = Faulty::serve_mini(mini, |path, nth| {
+        match path.ends_with(tzdata()) && nth == 0 {
+            true => Fault::Stall(50),
+            false => Fault::Fine,
+        }
     });
     let specs = ["hello-demo", "generic-demo", "tzdata"];
     let project = Project::new(&env(&server.url, &specs));
@@ -226,7 +227,7 @@ fn finish(server: &Faulty, project: &Project) {
     ];
     let out = project.output(&mut command(project, &args));
     assert_eq!(out.status, 0, "{}", out.stderr);
-    assert_eq!(server.gets("")[before..], [format!("/noarch/{LAST}")]);
+    assert_eq!(server.gets("")[before..], [format!("/noarch/{}", tzdata())]);
     assert_eq!(kept(project)[1], [""; 0]);
 }
 

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::OnceLock,
 };
 
 use serde_json::{Map, Value, json};
@@ -197,4 +198,14 @@ pub fn read_json(path: &Path) -> Value {
 
 pub fn write_json(path: &Path, value: &Value) {
     fs::write(path, value.to_string()).unwrap();
+}
+
+/// The file of tzdata in the tests' channel: its version is Debian's of the day.
+pub fn tzdata() -> &'static str {
+    static FILE: OnceLock<String> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let files = names(&fixture("IMGBUILD_TEST_CHANNEL_DIR").join("noarch"));
+        let mut found = files.into_iter().filter(|name| name.starts_with("tzdata-"));
+        found.next().expect("the channel has no tzdata")
+    })
 }

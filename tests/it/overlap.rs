@@ -9,13 +9,12 @@ use std::{
 
 use crate::{
     faulty::{Fault, Faulty, wait_for_files},
-    mini::{Mini, base, command, env, names},
+    mini::{Mini, base, command, env, names, tzdata},
     support::{Output, Project, fixture, run},
 };
 
 const HELLO: &str = "hello-demo-1.0-0.tar.bz2";
 const GENERIC: &str = "generic-demo-1.0-0.tar.bz2";
-const TZDATA: &str = "tzdata-2026f-h8a06d6a_0.conda";
 const CLOBBER_A: &str = "clobber-a-1.0-0.conda";
 const CLOBBER_B: &str = "clobber-b-1.0-0.tar.bz2";
 
@@ -63,10 +62,10 @@ fn project(
 
 /// Three packages; at first tzdata does not come before the layers of the other two are made.
 fn three(at_last: impl Fn() -> Fault + Send + Sync + 'static) -> (Faulty, Project) {
-    let mini = Mini::of(&[HELLO, GENERIC, TZDATA]);
+    let mini = Mini::of(&[HELLO, GENERIC, tzdata()]);
     let specs = ["hello-demo", "generic-demo", "tzdata"];
     project(mini, &specs, move |cache, file, nth| {
-        if file != TZDATA || nth > 0 {
+        if file != tzdata() || nth > 0 {
             return Fault::Fine;
         }
         cache.wait_for("layers", 2);
@@ -111,7 +110,7 @@ fn count(output: &Output, words: &str) -> usize {
 fn layers_are_made_while_packages_come() {
     let (server, project) = three(|| Fault::Fine);
     let output = build(&project);
-    assert_eq!(server.gets(TZDATA).len(), 1, "{}", output.stderr);
+    assert_eq!(server.gets(tzdata()).len(), 1, "{}", output.stderr);
     assert_eq!(count(&output, "Built "), 3, "{}", output.stderr);
     assert_eq!(count(&output, "Reusing"), 0, "{}", output.stderr);
     assert_eq!(built_at_once(&project).digest(), output.digest());
@@ -142,13 +141,13 @@ fn what_a_survey_knows_is_made_while_packages_come() {
     // The server counts anew, and holds tzdata back again.
     let output = build(&project);
     assert_eq!(output.digest(), digest);
-    assert_eq!(server.gets(TZDATA).len(), 1, "{}", output.stderr);
+    assert_eq!(server.gets(tzdata()).len(), 1, "{}", output.stderr);
 }
 
 #[test]
 fn packages_that_did_not_change_are_not_opened_again() {
     let newer = "hello-demo-1.1-0.conda";
-    let mini = Mini::of(&[HELLO, newer, GENERIC, TZDATA]);
+    let mini = Mini::of(&[HELLO, newer, GENERIC, tzdata()]);
     let specs = ["hello-demo", "generic-demo", "tzdata"];
     let (server, project) = project(mini, &["hello-demo=1.0", specs[1], specs[2]], |_, _, _| {
         Fault::Fine
@@ -295,7 +294,7 @@ fn a_late_failure_keeps_what_was_made() {
     output.expect(3);
     assert_eq!(count(&output, "error:"), 1, "{}", output.stderr);
     assert_eq!(count(&output, "403"), 1, "{}", output.stderr);
-    assert!(output.stderr.contains(TZDATA), "{}", output.stderr);
+    assert!(output.stderr.contains(tzdata()), "{}", output.stderr);
     assert_eq!(names(&project.cache.join("tmp")), [""; 0]);
     goes_on(&server, &project);
 }
@@ -315,7 +314,7 @@ fn goes_on(server: &Faulty, project: &Project) {
     assert_eq!(names(&project.cache.join("layers")).len(), 2);
     let before = server.gets("").len();
     let output = build(project);
-    assert_eq!(server.gets("")[before..], [format!("/noarch/{TZDATA}")]);
+    assert_eq!(server.gets("")[before..], [format!("/noarch/{}", tzdata())]);
     assert!(
         output.stderr.contains("Reusing 2 of 3"),
         "{}",
