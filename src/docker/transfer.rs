@@ -260,7 +260,7 @@ mod tests {
             write!(stream, "{head}Content-Length: {length}\r\n\r\n{said}").unwrap();
             stream
         });
-        let store = Store::open(&dir.path().join("cache")).unwrap();
+        let store = Store::open(dir.path().join("cache")).unwrap();
         // More than the connection and the pipe hold.
         let (digest, size) = store.put_blob(&vec![7; 16 << 20]).unwrap();
         let layer = BuiltLayer {
