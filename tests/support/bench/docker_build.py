@@ -193,7 +193,8 @@ def pulls(table, part, project, images, theirs):
     table.add(part, "docker pull of docker build's image, s", pulled[theirs])
     for codec, name in ours.items():
         if name in pulled:
-            table.add(part, f"pull of imgbuild's ({codec}) over docker's", pulled[name] / pulled[theirs], "x", at_most=1)
+            ratio = pulled[name] / pulled[theirs]
+            table.add(part, f"pull of imgbuild's ({codec}) over docker's", ratio, "x", at_most=1)
         else:
             table.skipped(f"{part}: pull of imgbuild's ({codec})", "this Docker does not read it")
 
