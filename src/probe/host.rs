@@ -335,7 +335,7 @@ mod tests {
         let forks = no_forks_beside();
         let folder = tempfile::tempdir().unwrap();
         let python = folder.path().join("python");
-        write_program(&python, &format!("#!/bin/sh\n{script}\n"));
+        write_program(&python, format!("#!/bin/sh\n{script}\n"));
         let request = ProbeRequest {
             timeout: limit,
             ..ProbeRequest::new(Backend::Cpu { nproc: 1 })

@@ -173,7 +173,7 @@ mod tests {
         let program = dir.path().join("python");
         let hello = r"printf '\000\000\000\000\033cpython\n3.11.2\ncpython-311\n'";
         let _forks = no_forks_beside();
-        write_program(&program, &format!("#!/bin/sh\n{hello}\n{does}\n"));
+        write_program(&program, format!("#!/bin/sh\n{hello}\n{does}\n"));
         let interpreter = Interpreter {
             program,
             folder: dir.path().into(),

@@ -3,12 +3,13 @@
 mod attested;
 mod documents;
 mod image;
+mod program;
 mod project;
 mod proxy;
 mod rootfs;
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
@@ -16,6 +17,7 @@ use std::{
 
 pub use attested::statements;
 pub use image::{Codec, Image, Layer, Sha, hash_file, read_all, validate_layout};
+pub use program::write_program;
 pub use project::{Output, Project};
 pub use proxy::{Proxy, Tricks};
 pub use rootfs::{Kind, Node, Rootfs};
@@ -42,18 +44,6 @@ pub fn source(path: &str) -> PathBuf {
 /// A folder for temporary files on the disk of the build, which is large enough for an image.
 pub fn temp_dir() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
-/// Writes a program that can be run at once. Another process writes it: what this one has open for
-/// writing, or a child that a test beside forks just then, cannot be run (execve(2), ETXTBSY).
-pub fn write_program(path: &Path, text: impl AsRef<[u8]>) {
-    let mut install = Command::new("install");
-    install.args(["-m", "755", "/dev/stdin"]).arg(path);
-    let mut install = install.stdin(Stdio::piped()).spawn().unwrap();
-    let mut stdin = install.stdin.take().unwrap();
-    stdin.write_all(text.as_ref()).unwrap();
-    drop(stdin);
-    assert!(install.wait().unwrap().success(), "{}", path.display());
 }
 
 /// A folder served over HTTP on the loopback address until this is dropped.
