@@ -18,6 +18,7 @@ pub mod docker;
 pub mod error;
 pub mod explain;
 pub mod fetch;
+pub mod frames;
 pub mod gate;
 pub mod image;
 pub mod layer;

@@ -25,6 +25,7 @@ use crate::{
     digest::Digest,
     error::{Error, Exit, Result},
     fetch,
+    frames::Tape,
     image::{KEY_ANNOTATION, TopLayer},
     layer::{self, Compression, DirectoryAttributes, build_layer},
     package::{
@@ -228,12 +229,27 @@ struct Droppable<'s> {
     given_up: &'s AtomicBool,
 }
 
+impl Droppable<'_> {
+    fn checked(&mut self) -> io::Result<&mut dyn EntrySink> {
+        match self.given_up.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("the layer is not needed any more")),
+            false => Ok(self.sink),
+        }
+    }
+}
+
 impl EntrySink for Droppable<'_> {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
-        if self.given_up.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the layer is not needed any more"));
-        }
-        self.sink.entry(entry, content)
+        self.checked()?.entry(entry, content)
+    }
+
+    fn entry_in_blocks(
+        &mut self,
+        entry: &Entry,
+        content: &mut dyn Read,
+        tape: &Tape,
+    ) -> io::Result<()> {
+        self.checked()?.entry_in_blocks(entry, content, tape)
     }
 
     fn complete(&mut self) -> io::Result<Vec<PathBuf>> {

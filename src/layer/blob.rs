@@ -4,7 +4,7 @@
 //! rest; compressing is what all threads do. The bytes do not depend on how many there are.
 
 use std::{
-    io::{self, Write},
+    io::{self, Read, Write},
     sync::Arc,
 };
 
@@ -13,14 +13,31 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::{
     buffers::Buffer,
     compressors::{CHUNK, Compressed, Compressors},
+    tar::TakesBlocks,
 };
-use crate::digest::Hashing;
+use crate::{
+    digest::Hashing,
+    frames::{
+        BLOCK_MAX, Tape, Window,
+        splice::{self, Piece, Splicer},
+    },
+};
+
+/// What the beginning of a file is compressed with whose blocks are taken.
+const LEVEL: i32 = 1;
 
 /// A chunk on its way.
 pub(super) struct Part {
     chunk: Arc<Buffer>,
-    /// None where the chunk is written as it is.
-    compressed: Option<Compressed>,
+    form: Form,
+}
+
+/// What is written of a chunk.
+enum Form {
+    Plain,
+    Coming(Compressed),
+    /// The part of a frame that came about with it.
+    Ready(Buffer),
 }
 
 /// Takes the tar and cuts it into chunks.
@@ -47,13 +64,62 @@ impl Chunks<'_> {
             return Ok(());
         };
         let chunk = Arc::new(chunk);
-        let compressed = match self.compressors.compression().is_none() {
-            true => None,
-            false => Some(self.compressors.compress(chunk.clone())?),
+        let form = match self.compressors.compression().is_none() {
+            true => Form::Plain,
+            false => Form::Coming(self.compressors.compress(chunk.clone())?),
         };
+        self.part(Part { chunk, form })
+    }
+
+    fn part(&self, part: Part) -> io::Result<()> {
         self.parts
-            .send(Part { chunk, compressed })
+            .send(part)
             .map_err(|_| io::Error::other("the layer is not written any more"))
+    }
+
+    /// Writes the file's beginning, as far as its blocks can be taken, as one frame.
+    fn splice(&mut self, file: &mut dyn Read, tape: &Tape, window: Window) -> io::Result<()> {
+        self.send()?;
+        let mut piece = vec![0; BLOCK_MAX];
+        let (mut chunk, mut form) = (self.compressors.chunk()?, self.compressors.output()?);
+        let mut splicer = Splicer::new(window, LEVEL, &mut form)?;
+        let untaken = loop {
+            let n = file.read(&mut piece)?;
+            let block = tape.whole(n);
+            let content = &piece[..n];
+            let block = block.as_deref();
+            if n == 0 || !splicer.take(&Piece { content, block }, &mut form)? {
+                break n;
+            }
+            chunk.extend_from_slice(content);
+            if chunk.len() + BLOCK_MAX > CHUNK {
+                let part = Part {
+                    chunk: Arc::new(chunk),
+                    form: Form::Ready(form),
+                };
+                self.part(part)?;
+                (chunk, form) = (self.compressors.chunk()?, self.compressors.output()?);
+            }
+        };
+        splicer.finish(&mut form)?;
+        self.part(Part {
+            chunk: Arc::new(chunk),
+            form: Form::Ready(form),
+        })?;
+        self.write_all(&piece[..untaken])
+    }
+}
+
+impl TakesBlocks for Chunks<'_> {
+    fn file(&mut self, size: u64, file: &mut dyn Read, tape: &Tape) -> io::Result<()> {
+        let takes = self.compressors.compression().takes_blocks();
+        let window = tape
+            .window()
+            .filter(|window| splice::is_worth_it(size, *window));
+        if let Some(window) = window.filter(|_| takes) {
+            self.splice(file, tape, window)?;
+        }
+        io::copy(file, self).map(drop)
     }
 }
 
@@ -86,11 +152,12 @@ impl Write for Chunks<'_> {
 pub(super) fn write_parts<W: Write>(parts: &Receiver<Part>, out: W) -> io::Result<Written<W>> {
     let mut tar = Hashing::new(io::sink());
     let mut out = out;
-    for Part { chunk, compressed } in parts {
+    for Part { chunk, form } in parts {
         tar.write_all(&chunk)?;
-        match compressed {
-            None => out.write_all(&chunk)?,
-            Some(compressed) => {
+        match form {
+            Form::Plain => out.write_all(&chunk)?,
+            Form::Ready(output) => out.write_all(&output)?,
+            Form::Coming(compressed) => {
                 let output = compressed.recv().map_err(io::Error::other)??;
                 out.write_all(&output)?;
             }

@@ -61,14 +61,21 @@ impl Compression {
     pub(super) fn format(self) -> String {
         match self.codec {
             Packing::Zstd => format!(
-                "zstd-{} level-{}",
+                "zstd-{} level-{}{}",
                 zstd::zstd_safe::version_string(),
-                self.level
+                self.level,
+                if self.takes_blocks() { " blocks-1" } else { "" }
             ),
             // flate2 tells no version of zlib-rs: a test notices when its output changes.
             Packing::Gzip => format!("gzip level-{}", self.level),
             Packing::Plain => "none".into(),
         }
+    }
+
+    /// Whether blocks that are compressed already are taken as they are: at the quickest level,
+    /// since no package is compressed worse. Who names another level wants that.
+    pub(super) fn takes_blocks(self) -> bool {
+        self.codec == Packing::Zstd && self.level == 1
     }
 
     pub(super) fn is_none(self) -> bool {

@@ -38,6 +38,7 @@ pub struct Compressors {
     jobs: Option<Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
     chunks: Pool,
+    outputs: Pool,
 }
 
 impl Compressors {
@@ -58,6 +59,7 @@ impl Compressors {
             jobs: Some(jobs),
             threads,
             chunks: Pool::new(buffers),
+            outputs,
         }
     }
 
@@ -71,6 +73,11 @@ impl Compressors {
         let mut chunk = self.chunks.take()?;
         chunk.reserve_exact(CHUNK);
         Ok(chunk)
+    }
+
+    /// An empty buffer for the compressed form of a chunk that the caller holds.
+    pub(super) fn output(&self) -> io::Result<Buffer> {
+        self.outputs.take()
     }
 
     /// Has a chunk compressed.

@@ -14,7 +14,10 @@ use std::{
 use ::tar::{Builder, EntryType, Header};
 use serde::Serialize;
 
-use crate::package::{Entry, EntryKind, EntrySink};
+use crate::{
+    frames::Tape,
+    package::{Entry, EntryKind, EntrySink},
+};
 
 /// How a folder that the base image has looks there; repeated so that a layer does not change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,8 +39,20 @@ const PLAIN_DIRECTORY: DirectoryAttributes = DirectoryAttributes {
     mtime: 0,
 };
 
+/// What every header and every content fills up to.
+const BLOCK: u64 = 512;
+
 /// The longest name that a tar header holds itself.
 const NAME_FIELD: usize = 100;
+
+/// Where a tar goes to that may hold a file's blocks as they are.
+pub trait TakesBlocks: Write {
+    /// Writes a file of that many bytes, whose blocks the tape tells while it is read.
+    ///
+    /// # Errors
+    /// When the file cannot be read or the tar cannot be written.
+    fn file(&mut self, size: u64, file: &mut dyn Read, tape: &Tape) -> io::Result<()>;
+}
 
 /// Writes entries as a tar; the same entries give the same bytes.
 pub struct LayerTar<W: Write> {
@@ -127,11 +142,29 @@ impl<W: Write> LayerTar<W> {
     }
 }
 
-impl<W: Write> EntrySink for LayerTar<W> {
+impl<W: Write> LayerTar<W> {
+    /// The header of an entry that is no folder, which has its parents and no second of its name
+    /// then.
+    fn begin(&mut self, entry: &Entry) -> io::Result<Header> {
+        self.parents(&entry.path)?;
+        if self.seen.insert(entry.path.clone(), Seen::Other).is_some() {
+            return Err(twice(&entry.path));
+        }
+        let mut header = Header::new_gnu();
+        header.set_mode(entry.mode);
+        header.set_uid(entry.owner.0);
+        header.set_gid(entry.owner.1);
+        header.set_mtime(entry.mtime);
+        header.set_size(0);
+        Ok(header)
+    }
+}
+
+impl<W: TakesBlocks> EntrySink for LayerTar<W> {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
-        let path = entry.path.strip_suffix(b"/").unwrap_or(&entry.path);
-        self.parents(path)?;
         if entry.kind == EntryKind::Directory {
+            let path = entry.path.strip_suffix(b"/").unwrap_or(&entry.path);
+            self.parents(path)?;
             let given = DirectoryAttributes {
                 mode: entry.mode,
                 uid: entry.owner.0,
@@ -140,15 +173,7 @@ impl<W: Write> EntrySink for LayerTar<W> {
             };
             return self.directory(path, Some(given));
         }
-        if self.seen.insert(path.to_vec(), Seen::Other).is_some() {
-            return Err(twice(path));
-        }
-        let mut header = Header::new_gnu();
-        header.set_mode(entry.mode);
-        header.set_uid(entry.owner.0);
-        header.set_gid(entry.owner.1);
-        header.set_mtime(entry.mtime);
-        header.set_size(0);
+        let mut header = self.begin(entry)?;
         match &entry.kind {
             EntryKind::File(size) => {
                 header.set_entry_type(EntryType::Regular);
@@ -157,7 +182,7 @@ impl<W: Write> EntrySink for LayerTar<W> {
                     inner: content,
                     left: *size,
                 };
-                return self.append(header, path, &mut exact);
+                return self.append(header, &entry.path, &mut exact);
             }
             EntryKind::Symlink(target) => {
                 header.set_entry_type(EntryType::Symlink);
@@ -169,7 +194,31 @@ impl<W: Write> EntrySink for LayerTar<W> {
             }
             EntryKind::Directory => {}
         }
-        self.append(header, path, &mut io::empty())
+        self.append(header, &entry.path, &mut io::empty())
+    }
+
+    fn entry_in_blocks(
+        &mut self,
+        entry: &Entry,
+        content: &mut dyn Read,
+        tape: &Tape,
+    ) -> io::Result<()> {
+        let EntryKind::File(size) = entry.kind else {
+            return self.entry(entry, content);
+        };
+        let mut header = self.begin(entry)?;
+        header.set_entry_type(EntryType::Regular);
+        header.set_size(size);
+        // The header alone: content and padding follow by another way.
+        self.append(header, &entry.path, &mut io::empty())?;
+        let mut exact = Exact {
+            inner: content,
+            left: size,
+        };
+        let out = self.builder.get_mut();
+        out.file(size, &mut exact, tape)?;
+        let padding = size.next_multiple_of(BLOCK) - size;
+        io::copy(&mut io::repeat(0).take(padding), out).map(drop)
     }
 }
 
@@ -213,6 +262,12 @@ impl Read for Exact<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl TakesBlocks for Vec<u8> {
+        fn file(&mut self, _: u64, file: &mut dyn Read, _: &Tape) -> io::Result<()> {
+            io::copy(file, self).map(drop)
+        }
+    }
 
     fn file(path: &str, size: u64) -> Entry {
         Entry {

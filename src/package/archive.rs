@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, BufReader, Read},
+    io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -17,8 +17,13 @@ use rattler_conda_types::package::{
 };
 use rattler_package_streaming::seek;
 
+use zip::{CompressionMethod, ZipArchive};
+
 use super::bzip2::{Decoders, Reader};
-use crate::error::chain;
+use crate::{
+    error::chain,
+    frames::{BlockReader, Tape},
+};
 
 /// The format of a package archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,21 +204,22 @@ impl PackageArchive {
         Ok(std::fs::metadata(&self.path)?.len())
     }
 
-    /// Calls `each` with every entry of the package's content, `info/` left out, in archive order.
+    /// Calls `each` with every entry of the package's content, `info/` left out, in archive order,
+    /// and with what tells the blocks it is read from.
     ///
     /// # Errors
     /// When the archive is damaged, or with the error of `each`.
     pub fn for_each_content<E: From<ArchiveError>>(
         &self,
-        mut each: impl FnMut(&Path, &mut tar::Entry<'_, Box<dyn Read>>) -> Result<(), E>,
+        mut each: impl FnMut(&Path, &mut tar::Entry<'_, Box<dyn Read>>, Option<&Tape>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut archive = self.content_stream()?;
+        let (mut archive, tape) = self.content_stream()?;
         for entry in archive.entries().map_err(ArchiveError::from)? {
             let mut entry = entry.map_err(ArchiveError::from)?;
             let path = entry.path().map_err(ArchiveError::from)?.into_owned();
             let path = path.strip_prefix(".").unwrap_or(&path);
             if !path.starts_with("info") {
-                each(path, &mut entry)?;
+                each(path, &mut entry, tape.as_ref())?;
             }
         }
         if self.kind == ArchiveKind::TarBz2 {
@@ -239,11 +245,40 @@ impl PackageArchive {
         }
     }
 
-    fn content_stream(&self) -> Result<TarStream, ArchiveError> {
+    fn content_stream(&self) -> Result<(TarStream, Option<Tape>), ArchiveError> {
         match self.kind {
-            ArchiveKind::Conda => Ok(boxed(seek::stream_conda_content(self.open()?)?)),
-            ArchiveKind::TarBz2 => self.tar_bz2(),
+            ArchiveKind::Conda => {
+                let reader = BlockReader::new(self.packed_content()?)?;
+                let tape = reader.tape();
+                Ok((tar::Archive::new(Box::new(reader)), Some(tape)))
+            }
+            ArchiveKind::TarBz2 => Ok((self.tar_bz2()?, None)),
         }
+    }
+
+    /// The compressed tar of a `.conda`'s content, where it lies in the archive.
+    fn packed_content(&self) -> Result<io::Take<BufReader<File>>, ArchiveError> {
+        let mut zip = ZipArchive::new(self.open()?).map_err(|e| ArchiveError(chain(&e)))?;
+        let name = zip
+            .file_names()
+            .flatten()
+            .find(|name| name.starts_with("pkg-") && name.ends_with(".tar.zst"))
+            .ok_or_else(|| ArchiveError("it holds no pkg-*.tar.zst".into()))?
+            .into_owned();
+        let (start, size) = {
+            let member = zip.by_name(&name).map_err(|e| ArchiveError(chain(&e)))?;
+            if member.compression() != CompressionMethod::Stored {
+                return Err(ArchiveError(format!("{name} in it is compressed twice")));
+            }
+            let start = member.data_start();
+            (
+                start.ok_or_else(|| ArchiveError(format!("{name} in it has no place")))?,
+                member.size(),
+            )
+        };
+        let mut file = zip.into_inner();
+        file.seek(SeekFrom::Start(start))?;
+        Ok(file.take(size))
     }
 }
 

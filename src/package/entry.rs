@@ -5,7 +5,10 @@ use std::{
     path::PathBuf,
 };
 
-use crate::error::{Error, chain};
+use crate::{
+    error::{Error, chain},
+    frames::Tape,
+};
 
 /// One path of a layer.
 ///
@@ -45,6 +48,22 @@ pub trait EntrySink {
     /// # Errors
     /// When the content cannot be read or the entry cannot be written.
     fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()>;
+
+    /// As [`EntrySink::entry`], for a file that is read from a [`BlockReader`] unchanged: a sink
+    /// may take its blocks, which `tape` tells, instead of compressing it.
+    ///
+    /// # Errors
+    /// As [`EntrySink::entry`].
+    ///
+    /// [`BlockReader`]: crate::frames::BlockReader
+    fn entry_in_blocks(
+        &mut self,
+        entry: &Entry,
+        content: &mut dyn Read,
+        _tape: &Tape,
+    ) -> io::Result<()> {
+        self.entry(entry, content)
+    }
 
     /// Adds what the sink makes of the entries so far, such as compiled Python files, and returns
     /// their paths below the prefix, sorted. A linker calls it once, before it writes the record

@@ -24,12 +24,14 @@ use rattler_conda_types::{
 use super::{
     archive::{ArchiveError, PackageArchive, PackageInfo},
     entry::{Entry, EntryKind, EntrySink},
+    placed::{Held, Outcome, Placed, Stat},
     prefix::{Prefix, damaged, place, python_for, target_path},
     record::{self, PathRecord},
 };
 use crate::{
-    digest::Hashing,
+    digest::{Digest, Hashing},
     error::{Error, Result},
+    frames::Tape,
     space,
 };
 
@@ -82,7 +84,9 @@ pub fn link(
     };
     package
         .archive
-        .for_each_content(|path, entry| linker.content(path, entry).map_err(Broken::Link))
+        .for_each_content(|path, entry, tape| {
+            linker.content(path, entry, tape).map_err(Broken::Link)
+        })
         .map_err(|e| match e {
             Broken::Archive(e) => damaged(package.record, &e.0),
             Broken::Link(e) => e,
@@ -119,34 +123,13 @@ struct Linker<'a> {
     newest: u64,
 }
 
-#[derive(Clone)]
-struct Placed {
-    target: PathBuf,
-    outcome: Outcome,
-    stat: Stat,
-}
-
-/// What became of a file's content.
-#[derive(Clone)]
-struct Outcome {
-    sha256: crate::digest::Digest,
-    size: u64,
-}
-
-struct Held {
-    content: tempfile::SpooledTempFile,
-    header: Stat,
-}
-
-#[derive(Clone, Copy)]
-struct Stat {
-    mode: u32,
-    mtime: u64,
-    size: u64,
-}
-
 impl<'a> Linker<'a> {
-    fn content(&mut self, path: &Path, entry: &mut tar::Entry<'_, Box<dyn Read>>) -> Result<()> {
+    fn content(
+        &mut self,
+        path: &Path,
+        entry: &mut tar::Entry<'_, Box<dyn Read>>,
+        tape: Option<&Tape>,
+    ) -> Result<()> {
         // What paths.json does not list is not linked: directories mostly.
         let Some(listed) = self.pending.remove(path) else {
             return Ok(());
@@ -156,8 +139,9 @@ impl<'a> Linker<'a> {
         self.newest = self.newest.max(stat.mtime);
         let kind = entry.header().entry_type();
         match kind {
-            tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
-                self.file(listed, target, stat, entry)
+            tar::EntryType::Regular => self.file(listed, target, stat, entry, tape),
+            tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
+                self.file(listed, target, stat, entry, None)
             }
             tar::EntryType::Symlink => self.symlink(listed, target, stat, entry),
             tar::EntryType::Link => self.hardlink(listed, target, entry),
@@ -192,6 +176,7 @@ impl<'a> Linker<'a> {
         target: PathBuf,
         stat: Stat,
         content: &mut dyn Read,
+        tape: Option<&Tape>,
     ) -> Result<()> {
         let source = listed.relative_path.clone();
         if self.lost(&target) {
@@ -215,9 +200,12 @@ impl<'a> Linker<'a> {
                 let bytes = self.replaced(listed, placeholder, content)?;
                 let size = bytes.len() as u64;
                 let stat = Stat { size, ..stat };
-                self.emit_file(&target, stat, &mut Cursor::new(bytes), None)?
+                self.emit_file(&target, stat, &mut Cursor::new(bytes))?
             }
-            None => self.emit_file(&target, stat, content, known_digest(listed))?,
+            None => match known_digest(listed) {
+                Some(sha256) => self.emit_known(&target, stat, content, sha256, tape)?,
+                None => self.emit_file(&target, stat, content)?,
+            },
         };
         self.record(listed, &target, Some(&outcome));
         let placed = Placed {
@@ -266,20 +254,31 @@ impl<'a> Linker<'a> {
         Ok(replaced)
     }
 
-    /// Emits a file; hashes it unless `known` says what it is.
-    fn emit_file(
+    /// Emits a file that the package has as it is and with its hash.
+    fn emit_known(
         &mut self,
         target: &Path,
         stat: Stat,
         content: &mut dyn Read,
-        known: Option<crate::digest::Digest>,
+        sha256: Digest,
+        tape: Option<&Tape>,
     ) -> Result<Outcome> {
         let entry = self.entry(target, EntryKind::File(stat.size), stat);
-        let size = stat.size;
-        if let Some(sha256) = known {
-            self.emit(&entry, content)?;
-            return Ok(Outcome { sha256, size });
+        match tape {
+            Some(tape) => {
+                let sink = self.sink.entry_in_blocks(&entry, content, tape);
+                sink.map_err(|e| sink_failed(self.package.record, e))?;
+            }
+            None => self.emit(&entry, content)?,
         }
+        let size = stat.size;
+        Ok(Outcome { sha256, size })
+    }
+
+    /// Emits a file and hashes it.
+    fn emit_file(&mut self, target: &Path, stat: Stat, content: &mut dyn Read) -> Result<Outcome> {
+        let entry = self.entry(target, EntryKind::File(stat.size), stat);
+        let size = stat.size;
         let mut hashing = Hashing::new(content);
         self.emit(&entry, &mut hashing)?;
         let (_, sha256, _) = hashing.finish();
@@ -325,7 +324,7 @@ impl<'a> Linker<'a> {
             held.content
                 .seek(SeekFrom::Start(0))
                 .map_err(|e| self.damaged(e))?;
-            self.file(listed, target, held.header, &mut held.content)?;
+            self.file(listed, target, held.header, &mut held.content, None)?;
             if let Some(placed) = self.placed.get(&listed.relative_path).cloned() {
                 self.placed.insert(source.to_path_buf(), placed);
             }
@@ -433,7 +432,7 @@ impl<'a> Linker<'a> {
                 mtime: self.newest,
                 size: script.len() as u64,
             };
-            let outcome = self.emit_file(&target, stat, &mut script.as_bytes(), None)?;
+            let outcome = self.emit_file(&target, stat, &mut script.as_bytes())?;
             self.records.push(record::path_record(PathRecord {
                 target: &target,
                 kind: prefix_record::PathType::UnixPythonEntryPoint,
@@ -489,10 +488,8 @@ impl<'a> Linker<'a> {
     }
 }
 
-fn known_digest(listed: &PathsEntry) -> Option<crate::digest::Digest> {
-    listed
-        .sha256
-        .map(|hash| crate::digest::Digest::from_bytes(hash.into()))
+fn known_digest(listed: &PathsEntry) -> Option<Digest> {
+    listed.sha256.map(|hash| Digest::from_bytes(hash.into()))
 }
 
 fn sink_failed(record: &RepoDataRecord, e: io::Error) -> Error {

@@ -6,6 +6,7 @@ mod entry;
 mod link;
 pub mod origin;
 mod outline;
+mod placed;
 mod prefix;
 mod record;
 mod survey;

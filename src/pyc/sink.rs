@@ -18,6 +18,7 @@ use super::{
 use crate::{
     digest::Digest,
     error::{Error, Exit, Result},
+    frames::Tape,
     package::{Entry, EntryKind, EntrySink, Prefix, pyc_target},
 };
 
@@ -170,6 +171,20 @@ impl EntrySink for CompilingSink<'_> {
         self.inner.entry(entry, &mut Cursor::new(&source))?;
         self.source(path.to_owned(), pyc, entry.mtime, source)
             .map_err(io::Error::other)
+    }
+
+    fn entry_in_blocks(
+        &mut self,
+        entry: &Entry,
+        content: &mut dyn Read,
+        tape: &Tape,
+    ) -> io::Result<()> {
+        match below(&entry.path, self.settings.prefix.root.as_bytes()) {
+            Some(path) if path.extension().is_some_and(|e| e == "py" || e == "pyc") => {
+                self.entry(entry, content)
+            }
+            _ => self.inner.entry_in_blocks(entry, content, tape),
+        }
     }
 
     fn complete(&mut self) -> io::Result<Vec<PathBuf>> {

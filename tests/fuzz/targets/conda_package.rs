@@ -19,7 +19,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             decoders: Decoders::new(2),
         };
         let _ = archive.info();
-        let _ = archive.for_each_content(|_, entry| -> Result<(), ArchiveError> {
+        let _ = archive.for_each_content(|_, entry, _| -> Result<(), ArchiveError> {
             std::io::copy(entry, &mut std::io::sink())?;
             Ok(())
         });
