@@ -147,6 +147,16 @@ def bzip2_files():
     }
 
 
+def frames():
+    """Frames with small windows, so that few bytes are several blocks; the first byte is a place in them."""
+    text = "".join(f"{i * i % 977} {'ab' * (i % 7)} {i % 13}" for i in range(9000)).encode()
+    packed = {}
+    for level, log in ((1, 10), (3, 12), (12, 12), (19, 14)):
+        command = ["zstd", "-q", "-c", f"-{level}", f"--zstd=wlog={log}"]
+        packed[f"level-{level}"] = b"\1" + subprocess.run(command, input=text, stdout=subprocess.PIPE, check=True).stdout
+    return packed
+
+
 def main():
     out, channel = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -183,6 +193,8 @@ def main():
         path.rename(out / "wheel" / path.name)
     for name, data in bzip2_files().items():
         write("bzip2", name, data)
+    for name, data in frames().items():
+        write("frames", name, data)
     for name, data in marshalled().items():
         write("marshal", name, data)
     write("probe-output", "usual", 'IMGBUILD_PROBE_RANK {"rank": 0}\nTraceback (most recent call last):\n')
