@@ -28,6 +28,7 @@ pub mod package;
 pub mod plan;
 pub mod probe;
 pub mod pyc;
+pub mod reference;
 pub mod registry;
 pub mod report;
 pub mod sbom;

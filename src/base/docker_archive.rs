@@ -17,6 +17,7 @@ use super::{
 use crate::{
     digest::{DiffId, Digest},
     error::{Error, Result},
+    reference,
     report::{Activity, Reporter, Step},
     store::Store,
 };
@@ -103,7 +104,7 @@ fn pick<'a>(listed: &'a [Listed], reference: Option<&str>) -> Result<&'a Listed>
 
 /// Whether two references name one image, with Docker's defaults filled in.
 fn same_reference(a: &str, b: &str) -> bool {
-    let whole = |text: &str| text.parse::<oci_client::Reference>().map(|r| r.whole());
+    let whole = |text: &str| reference::parse(text).map(|r| r.whole());
     a == b || matches!((whole(a), whole(b)), (Ok(a), Ok(b)) if a == b)
 }
 

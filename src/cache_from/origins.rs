@@ -15,6 +15,7 @@ use crate::{
     digest::{DiffId, Digest, Hashing},
     error::{Error, Result},
     image::{Image, Layer},
+    reference,
     registry::Settings,
     report::Reporter,
     store::Store,
@@ -109,13 +110,13 @@ impl<'a> Origins<'a> {
     /// The repositories of that registry that these layers come from.
     pub fn repositories(&self, registry: &str) -> impl Iterator<Item = Reference> {
         let names = self.of.values().map(|origin| origin.reference.as_str());
-        let names = names.filter_map(|name| name.parse::<Reference>().ok());
+        let names = names.filter_map(|name| reference::parse(name).ok());
         names.filter(move |name| name.registry() == registry)
     }
 
     /// A repository of that registry that has the blob, if it is one of these layers.
     pub fn repository(&self, blob: &Digest, registry: &str) -> Option<Reference> {
-        let reference: Reference = self.of.get(blob)?.reference.parse().ok()?;
+        let reference = reference::parse(&self.of.get(blob)?.reference).ok()?;
         (reference.registry() == registry).then_some(reference)
     }
 

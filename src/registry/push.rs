@@ -27,6 +27,7 @@ use crate::{
     digest::Digest,
     error::{Error, Result},
     image::{BASE_NAME, Document, ImageSet, Manifest},
+    reference,
     report::{Reporter, State, human_bytes},
     store::Store,
 };
@@ -188,7 +189,7 @@ impl Source {
 
 fn base_source(manifest: &Manifest) -> Option<Source> {
     let name = manifest.annotations.get(BASE_NAME)?;
-    Some(Source::new(name.parse().ok()?, true))
+    Some(Source::new(reference::parse(name).ok()?, true))
 }
 
 /// How a blob came to be in a repository.

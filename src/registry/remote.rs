@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, chain},
+    reference,
     report::Reporter,
 };
 
@@ -59,7 +60,7 @@ impl<'a> Purpose<'a> {
 /// # Errors
 /// When it is not a reference.
 pub fn parse_reference(text: &str) -> Result<Reference> {
-    text.parse().map_err(|e| {
+    reference::parse(text).map_err(|e| {
         let hint = match text.to_lowercase() {
             lower if lower != text => format!("repository names are lower case: {lower}"),
             _ => "write it as [host[:port]/]repository[:tag][@sha256:digest]".into(),

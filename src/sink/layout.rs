@@ -2,13 +2,12 @@
 
 use std::{fs, io::Write, path::Path};
 
-use oci_spec::distribution::Reference;
-
 use super::Outgoing;
 use crate::{
     digest::Digest,
     error::{Error, Result},
     image::{Descriptor, Document, Index},
+    reference,
     space::{Progress, explained},
     store::Store,
 };
@@ -83,7 +82,7 @@ pub(super) fn descriptors(document: &Document, names: &[String]) -> Vec<Descript
         return vec![plain];
     }
     let named = |name: &String| {
-        let whole = name.parse::<Reference>().map(|reference| reference.whole());
+        let whole = reference::parse(name).map(|reference| reference.whole());
         let whole = whole.map(|whole| (CONTAINERD_NAME.to_owned(), whole));
         let short = (REF_NAME.to_owned(), name.clone());
         Descriptor {

@@ -1,6 +1,6 @@
 //! What names, paths and sizes may look like; every reason is a sentence for an error's `why`.
 
-use oci_spec::distribution::{ParseError, Reference};
+use oci_spec::distribution::ParseError;
 use rattler_solve::ChannelPriority;
 
 /// The longest prefix; conda's placeholders leave 255 characters in binary files at most.
@@ -149,7 +149,7 @@ pub fn tag(text: &str) -> Check<String> {
 
 /// An image to pull from a registry.
 pub fn reference(text: &str) -> Check {
-    text.parse::<Reference>().map(drop).map_err(|error| match error {
+    crate::reference::parse(text).map(drop).map_err(|error| match error {
         ParseError::NameContainsUppercase | ParseError::ReferenceInvalidFormat => {
             "it is no image name such as train:dev or registry.example.org/team/train:dev; names are in lower case".into()
         }
