@@ -335,6 +335,7 @@ impl Code {
         })?;
         tools.store.put_built_layer(key, &built)?;
         report(tools, title, &built);
+        (tools.made)(&built);
         Ok(built)
     }
 }

@@ -76,7 +76,7 @@ pub struct Tools<'a> {
     pub cache_from: &'a CacheFrom,
     /// Environments for this machine, which lend their Python to compile for other machines.
     pub natives: &'a [LockedEnv],
-    /// Is told of each package layer that was made, once it is known to be one of the image.
+    /// Is told of each layer of packages or code that was made, once it is known to be one of the image.
     pub made: &'a (dyn Fn(&BuiltLayer) + Sync),
 }
 

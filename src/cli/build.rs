@@ -9,11 +9,11 @@ use super::{
     cache_from::only_pushes,
     interruptible, open_store, print, probe, push, runtime, stoppable, warn_all, warnings,
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinHandle};
 
 use crate::{
     build::BuildPlan,
-    docker::{self, Early},
+    docker::{self, Daemon, Early},
     error::{Error, Exit, Result},
     image::ImageSet,
     machine::Machine,
@@ -26,10 +26,13 @@ use crate::{
 };
 
 pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
+    let runtime = runtime()?;
+    // Found while the settings are read.
+    let daemon = wants_daemon(&args).then(|| runtime.spawn(docker::connect()));
     let specs = ImageSpec::resolve(&args.env, args.overrides())?;
     warn_all(&warnings(&specs), reporter);
     if args.dry_run {
-        return dry_run(&args, &specs, reporter);
+        return dry_run(&args, &specs, &runtime, reporter);
     }
     args.outputs.iter().try_for_each(Output::check)?;
     // What is not the platform's is the same in all of them.
@@ -45,8 +48,8 @@ pub(super) fn run(args: BuildArgs, reporter: &Reporter) -> Result<ExitCode> {
     let bound = cache::bound()?;
     let job = args.probe.then(|| probe::job(&args.job, &spec.probe));
     let store = open_store(reporter)?;
-    let runtime = runtime()?;
-    let early = early(&args, &runtime, &store, reporter)?;
+    let early = daemon.map(|daemon| early(daemon, spec, &runtime, &store, reporter));
+    let early = early.transpose()?;
     let (outputs, begun) = (args.outputs.clone(), early.clone());
     let clean_up = move || {
         outputs.iter().for_each(sweep_unfinished);
@@ -122,18 +125,22 @@ fn check_one_platform(args: &BuildArgs, specs: &[ImageSpec]) -> Result<()> {
 }
 
 /// Prints the plan; `--load`, `--push`, `--output`, `--probe` and the files for scripts have no effect.
-fn dry_run(args: &BuildArgs, specs: &[ImageSpec], reporter: &Reporter) -> Result<ExitCode> {
+fn dry_run(
+    args: &BuildArgs,
+    specs: &[ImageSpec],
+    runtime: &Runtime,
+    reporter: &Reporter,
+) -> Result<ExitCode> {
     let store = open_store(reporter)?;
-    let runtime = runtime()?;
     let builder = Builder {
         args,
         specs,
         store: &store,
-        runtime: &runtime,
+        runtime,
         reporter,
         early: None,
     };
-    let plans = stoppable(&runtime, reporter, || {}, || builder.plans())?;
+    let plans = stoppable(runtime, reporter, || {}, || builder.plans())?;
     print_plans(&plans, args.format)
 }
 
@@ -185,16 +192,21 @@ fn write_outputs(
     Ok(())
 }
 
+fn wants_daemon(args: &BuildArgs) -> bool {
+    (args.load || args.probe) && !args.dry_run
+}
+
 /// The daemon that the image is to be given to; layers go there while others are being made.
 fn early(
-    args: &BuildArgs,
+    daemon: JoinHandle<Result<Daemon>>,
+    spec: &ImageSpec,
     runtime: &Runtime,
     store: &Store,
     reporter: &Reporter,
-) -> Result<Option<Arc<Early>>> {
-    if !(args.load || args.probe) {
-        return Ok(None);
-    }
-    let daemon = runtime.block_on(interruptible(docker::connect()))?;
-    Ok(Some(Arc::new(Early::new(daemon, store, reporter))))
+) -> Result<Arc<Early>> {
+    runtime.block_on(interruptible(async {
+        let lost = |e| Error::new(Exit::Internal, "a thread was lost").why(e);
+        let daemon = daemon.await.map_err(lost)??;
+        Ok(Arc::new(Early::new(daemon, &spec.tags, store, reporter)))
+    }))
 }

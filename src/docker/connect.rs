@@ -11,7 +11,9 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::{
     endpoint::{Address, Endpoint, How, Surroundings, choose, podman},
-    greeting, status, words,
+    greeting,
+    known::info,
+    status, words,
 };
 use crate::error::{Error, Result};
 
@@ -31,6 +33,8 @@ pub struct Daemon {
     pub how: String,
     /// What it said about itself.
     pub facts: Facts,
+    /// Whether its images may be in containerd's store.
+    pub(super) may_be_containerd: bool,
     /// Whether it is reached over a socket in the file system.
     socket: bool,
 }
@@ -58,18 +62,6 @@ pub struct Facts {
     pub server: String,
     /// Whether it is Podman, which speaks Docker's API too.
     pub podman: bool,
-    /// Where it keeps images.
-    pub store: ImageStore,
-}
-
-/// The two kinds of image store; they name and unpack images differently.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ImageStore {
-    /// Graph drivers: an image's ID is its config's digest.
-    #[default]
-    Classic,
-    /// containerd's snapshotters: an image's ID is its manifest's digest.
-    Containerd,
 }
 
 impl Facts {
@@ -112,25 +104,6 @@ impl HostFacts {
             cdi_devices: devices.filter_map(|device| device.id.clone()).collect(),
             local,
         }
-    }
-}
-
-fn image_store(info: &SystemInfo) -> ImageStore {
-    let containerd = |pair: &Vec<String>| pair.iter().any(|v| v == "io.containerd.snapshotter.v1");
-    if info.driver_status.iter().flatten().any(containerd) {
-        ImageStore::Containerd
-    } else {
-        ImageStore::Classic
-    }
-}
-
-async fn info(docker: &Docker) -> Result<SystemInfo, DockerError> {
-    match docker.info().await {
-        // Podman and old daemons answer with fields of other types; none of them is needed.
-        Err(DockerError::JsonDataError { .. } | DockerError::JsonSerdeError { .. }) => {
-            Ok(SystemInfo::default())
-        }
-        told => told,
     }
 }
 
@@ -242,18 +215,14 @@ async fn greet(endpoint: &Endpoint) -> Result<Daemon> {
         Address::Tcp(host) => Docker::connect_with_http(host, REQUEST_SECONDS, &version),
     };
     let docker = client.map_err(odd)?;
-    let store = match greeting.speaks(CONTAINERD) && !greeting.podman {
-        true => image_store(&info(&docker).await.map_err(odd)?),
-        false => ImageStore::Classic,
-    };
     Ok(Daemon {
         docker,
         how: endpoint.to_string(),
+        may_be_containerd: greeting.speaks(CONTAINERD) && !greeting.podman,
         facts: Facts {
             api: greeting.api,
             server: greeting.server,
             podman: greeting.podman,
-            store,
         },
         socket: matches!(endpoint.address, Address::Unix(_)),
     })
@@ -276,19 +245,15 @@ mod tests {
     #[test]
     fn facts_are_read_from_the_info() {
         let info: SystemInfo = serde_json::from_value(serde_json::json!({
-            "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
             "Runtimes": {"runc": {"path": "runc"}, "nvidia": {"path": "nvidia-container-runtime"}},
             "CDISpecDirs": ["/etc/cdi"],
             "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}],
         }))
         .unwrap();
-        assert_eq!(image_store(&info), ImageStore::Containerd);
         let host = HostFacts::new(&info, true);
         assert_eq!(host.runtimes, ["nvidia", "runc"]);
         assert!(host.knows_nvidia());
-        let plain = SystemInfo::default();
-        assert_eq!(image_store(&plain), ImageStore::Classic);
-        assert!(!HostFacts::new(&plain, false).knows_nvidia());
+        assert!(!HostFacts::new(&SystemInfo::default(), false).knows_nvidia());
     }
 
     #[tokio::test]

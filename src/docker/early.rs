@@ -1,8 +1,12 @@
 //! Layers go to the daemon while others are still being made.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Daemon, ImageStore, transfer::Transfer};
+use super::{
+    Daemon,
+    known::{Asked, ImageStore, Known},
+    transfer::Transfer,
+};
 use crate::{
     error::Result,
     report::Reporter,
@@ -10,7 +14,7 @@ use crate::{
     store::{BuiltLayer, Store},
 };
 
-/// A daemon that an image will be given to, and what it was sent of it by now.
+/// A daemon that an image will be given to, and what it was asked and sent by now.
 ///
 /// Only layers that were just made are sent early: which of the others the daemon has can be asked
 /// once the image is known. Dropping it, or [`Early::stop`], ends what was begun, and leaves
@@ -22,13 +26,16 @@ pub struct Early {
     pub store: Store,
     /// Progress.
     pub reporter: Reporter,
+    asked: Asked,
     transfer: Mutex<Option<Transfer>>,
 }
 
 impl Early {
-    /// Nothing is sent yet.
-    pub fn new(daemon: Daemon, store: &Store, reporter: &Reporter) -> Self {
+    /// Asks the daemon, without waiting for it, what it has under the first of these names. Nothing
+    /// is sent yet. Must be called within a runtime.
+    pub fn new(daemon: Daemon, names: &[String], store: &Store, reporter: &Reporter) -> Self {
         Self {
+            asked: Asked::new(&daemon, names.first().cloned()),
             daemon,
             store: store.clone(),
             reporter: reporter.clone(),
@@ -43,21 +50,23 @@ impl Early {
     }
 
     fn try_take(&self, layer: &BuiltLayer) -> Result<()> {
-        let blob = match self.daemon.facts.store {
-            ImageStore::Classic => Blob::plain(layer, &self.store)?,
-            ImageStore::Containerd => Some(Blob::stored(layer)),
-        };
-        let Some(blob) = blob else {
-            return Ok(());
-        };
         let mut transfer = self.lock();
         let begun = match transfer.take() {
             Some(begun) => begun,
             None => Transfer::start(&self.daemon.docker, None, &self.store, &self.reporter)?,
         };
-        begun.layer(blob);
+        let (asked, layer, store) = (self.asked.clone(), layer.clone(), self.store.clone());
+        begun.layer(move || match asked.wait()?.store {
+            ImageStore::Classic => Blob::plain(&layer, &store).ok()?,
+            ImageStore::Containerd => Some(Blob::stored(&layer)),
+        });
         *transfer = Some(begun);
         Ok(())
+    }
+
+    /// What the daemon said.
+    pub(super) async fn known(&self) -> Result<Arc<Known>> {
+        self.asked.known(&self.daemon).await
     }
 
     /// What was begun, to be ended by another.

@@ -45,8 +45,8 @@ pub(super) enum How {
 
 /// What the choice depends on.
 pub(super) struct Surroundings<'a> {
-    pub env: &'a dyn Fn(&str) -> Option<String>,
-    pub read: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    pub env: &'a (dyn Fn(&str) -> Option<String> + Sync),
+    pub read: &'a (dyn Fn(&Path) -> io::Result<Vec<u8>> + Sync),
     pub home: Option<PathBuf>,
 }
 

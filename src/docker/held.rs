@@ -8,10 +8,14 @@ use std::{
     time::Duration,
 };
 
-use bollard::{Docker, models::ImageSummary, query_parameters::ListImagesOptionsBuilder};
+use bollard::{
+    Docker,
+    models::{ImageInspect, ImageSummary},
+    query_parameters::ListImagesOptionsBuilder,
+};
 use futures_util::{StreamExt, stream};
 
-use super::{Daemon, ImageStore};
+use super::known::{ImageStore, Known};
 use crate::{
     digest::Digest,
     image::{Image, Manifest},
@@ -25,18 +29,16 @@ const LITTLE: u64 = 1 << 20;
 /// How many images are asked about at once.
 const AT_ONCE: usize = 8;
 
-/// The places, from the lowest up, of the layers that need not be sent with an image of these
-/// names.
+/// The places, from the lowest up, of the layers that need not be sent.
 pub(super) async fn layers(
-    daemon: &Daemon,
+    docker: &Docker,
+    known: &Known,
     image: &Image,
-    names: &[String],
     store: &Store,
 ) -> BTreeSet<usize> {
-    let docker = &daemon.docker;
     let known = async {
-        match daemon.facts.store {
-            ImageStore::Classic => (0..chain(docker, names, image).await).collect(),
+        match known.store {
+            ImageStore::Classic => (0..chain(docker, known, image).await).collect(),
             ImageStore::Containerd => blobs(&list(docker).await, image, store),
         }
     };
@@ -64,34 +66,38 @@ async fn list(docker: &Docker) -> Vec<ImageSummary> {
 
 /// How many of the image's lowest layers some image of the daemon begins with. Graph drivers find
 /// layers by the whole chain below them, so one that differs makes those above it others as well.
-/// The image that has one of the names now is most often the one before, and asked first.
-async fn chain(docker: &Docker, names: &[String], image: &Image) -> usize {
-    let common = longest(docker, names.iter().take(1).cloned().collect(), image).await;
+/// The image that has the name is most often the one before: that is known already.
+async fn chain(docker: &Docker, known: &Known, image: &Image) -> usize {
+    let ours = diff_ids(image);
+    let common = known.named.iter().map(|named| common_start(&ours, named));
+    let common = common.max().unwrap_or(0);
     let rest: u64 = image.layers.iter().skip(common).map(|l| l.size).sum();
     if common > 0 && rest <= LITTLE {
         return common;
     }
     let images = list(docker).await;
-    let ids = images.into_iter().map(|found| found.id).collect();
-    longest(docker, ids, image).await
-}
-
-async fn longest(docker: &Docker, images: Vec<String>, image: &Image) -> usize {
-    let layers = image.layers.iter();
-    let ids: Vec<String> = layers.map(|layer| layer.diff_id.to_string()).collect();
     stream::iter(images)
-        .map(|name| async move { docker.inspect_image(&name).await })
+        .map(|found| async move { docker.inspect_image(&found.id).await })
         .buffer_unordered(AT_ONCE)
-        .map(|found| {
-            let layers = found.ok().and_then(|found| found.root_fs?.layers);
-            common_start(&ids, &layers.unwrap_or_default())
-        })
+        .map(|found| found.map_or(0, |found| common_start(&ours, &found)))
         .fold(0, |most, common| std::future::ready(most.max(common)))
         .await
 }
 
-fn common_start(ours: &[String], theirs: &[String]) -> usize {
-    let pairs = ours.iter().zip(theirs);
+/// What the image's layers are called by a daemon.
+pub(super) fn diff_ids(image: &Image) -> Vec<String> {
+    let layers = image.layers.iter();
+    layers.map(|layer| layer.diff_id.to_string()).collect()
+}
+
+/// The layers of an image of the daemon's.
+pub(super) fn told(image: &ImageInspect) -> &[String] {
+    let root = image.root_fs.as_ref();
+    root.and_then(|root| root.layers.as_deref()).unwrap_or(&[])
+}
+
+fn common_start(ours: &[String], theirs: &ImageInspect) -> usize {
+    let pairs = ours.iter().zip(told(theirs));
     pairs.take_while(|(ours, theirs)| ours == theirs).count()
 }
 
@@ -128,7 +134,11 @@ mod tests {
     #[test]
     fn chains_are_held_from_the_bottom() {
         let ids = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
-        let common = |theirs: &str| common_start(&ids("abc"), &ids(theirs));
+        let common = |theirs: &str| {
+            let root = serde_json::json!({"Type": "layers", "Layers": ids(theirs)});
+            let image = serde_json::from_value(serde_json::json!({ "RootFS": root }));
+            common_start(&ids("abc"), &image.unwrap())
+        };
         assert_eq!(
             ["", "abc", "abcd", "ab", "axc", "bc"].map(common),
             [0, 3, 3, 2, 1, 0]

@@ -10,17 +10,17 @@ use bollard::{
 };
 
 use super::{
-    Daemon, Early, ImageStore, held, is_absent,
-    transfer::{Failure, Transfer},
+    Early, held, is_absent,
+    known::{ImageStore, Known},
+    transfer::{Failure, Loaded, Transfer},
     words,
 };
 use crate::{
     digest::Digest,
     error::{Error, Exit, Result},
     image::Image,
-    report::{Reporter, human_bytes},
+    report::human_bytes,
     sink::Contents,
-    store::Store,
 };
 
 /// What a daemon says of a full disk, among other words.
@@ -36,137 +36,171 @@ const REFUSES: &str = "does not take the image";
 /// # Errors
 /// When a blob is missing, or the daemon refuses the image or keeps it under another ID.
 pub async fn load(early: &Early, image: &Image, names: &[String]) -> Result<String> {
-    let began = Instant::now();
-    let Early {
-        daemon,
-        store,
-        reporter,
-        ..
-    } = early;
-    let (docker, title) = (&daemon.docker, daemon.facts.title());
-    let shown = names.first().map_or("the image", String::as_str);
-    let begun = early.begun();
-    let held = match &begun {
-        // What was sent must come to an end.
-        Some(_) => None,
-        None => held_id(daemon, image).await?,
-    };
-    if let Some(id) = held {
-        for name in names {
-            tag(docker, &id, name).await?;
-        }
-        reporter.step(format!("{title} holds {shown} already"));
-        return verified(daemon, image, names).await;
-    }
+    let (began, begun) = (Instant::now(), early.begun());
     let load = Load {
-        daemon,
+        early,
+        known: &*early.known().await?,
+        image,
         names,
-        store,
-        reporter,
     };
-    let all = load.contents(image).await?;
-    let (sent, size) = (load.send(&all, image, begun).await?, all.size());
-    let id = verified(daemon, image, names).await?;
-    let amount = match sent < size {
-        true => format!("{} of {} sent", human_bytes(sent), human_bytes(size)),
-        false => human_bytes(sent),
+    let title = early.daemon.facts.title();
+    let shown = names.first().map_or("the image", String::as_str);
+    // What was sent must come to an end.
+    if begun.is_none()
+        && let Some(id) = load.held().await?
+    {
+        early
+            .reporter
+            .step(format!("{title} holds {shown} already"));
+        return Ok(id);
+    }
+    let Sent { bytes, of, loaded } = load.send(begun).await?;
+    let id = load.verified(&loaded).await?;
+    let amount = match bytes < of {
+        true => format!("{} of {} sent", human_bytes(bytes), human_bytes(of)),
+        false => human_bytes(bytes),
     };
     let seconds = began.elapsed().as_secs_f64();
-    reporter.step(format!(
+    early.reporter.step(format!(
         "Loaded {shown} into {title} ({amount}, {seconds:.1} s)"
     ));
     Ok(id)
 }
 
 struct Load<'a> {
-    daemon: &'a Daemon,
+    early: &'a Early,
+    known: &'a Known,
+    image: &'a Image,
     names: &'a [String],
-    store: &'a Store,
-    reporter: &'a Reporter,
+}
+
+/// What a load came to.
+struct Sent {
+    /// How many bytes went to the daemon.
+    bytes: u64,
+    /// The size of all layers.
+    of: u64,
+    loaded: Loaded,
 }
 
 impl Load<'_> {
-    /// The archive with every layer. Graph drivers throw compression away; containerd's store
-    /// keeps the blobs, and with them the image's digest.
-    async fn contents(&self, image: &Image) -> Result<Contents> {
-        if self.daemon.facts.store == ImageStore::Containerd {
-            return Ok(Contents::stored(image));
-        }
-        let (image, store) = (image.clone(), self.store.clone());
-        tokio::task::spawn_blocking(move || Contents::plain(&image, &store))
-            .await
-            .unwrap_or_else(|e| Err(Error::new(Exit::Internal, "a thread was lost").why(e)))
+    fn docker(&self) -> &Docker {
+        &self.early.daemon.docker
     }
 
-    /// Sends what the daemon lacks; returns how many bytes it was sent.
-    async fn send(
-        &self,
-        all: &Contents,
-        image: &Image,
-        mut begun: Option<Transfer>,
-    ) -> Result<u64> {
-        let held = held::layers(self.daemon, image, self.names, self.store).await;
-        let mut sent = 0;
+    fn is_classic(&self) -> bool {
+        self.known.store == ImageStore::Classic
+    }
+
+    /// The ID of the image, if the daemon has it; it has all of the names then.
+    async fn held(&self) -> Result<Option<String>> {
+        let (mut held, mut lacking) = (None, Vec::new());
+        for name in self.names {
+            match self.docker().inspect_image(name).await {
+                Ok(found) if self.is_ours(&found) => held = found.id,
+                // What prevents an answer prevents the next one too.
+                Ok(_) | Err(_) => lacking.push(name),
+            }
+        }
+        if held.is_some() && lacking.is_empty() {
+            return Ok(held);
+        }
+        let Some(id) = self.held_id().await? else {
+            return Ok(None);
+        };
+        for name in lacking {
+            tag(self.docker(), &id, name).await?;
+        }
+        self.verified(&Loaded::new()).await.map(Some)
+    }
+
+    /// Sends what the daemon lacks.
+    async fn send(&self, mut begun: Option<Transfer>) -> Result<Sent> {
+        let Early { store, .. } = self.early;
+        let held = held::layers(self.docker(), self.known, self.image, store).await;
+        let mut wasted = 0;
         if !held.is_empty() {
             let absent = self.absent_names().await;
-            let rest = all.clone().only(|place| !held.contains(&place));
-            let (bytes, answer) = self.transfer(rest, begun.take()).await?;
+            let (sent, answer) = self.transfer(&held, begun.take()).await?;
             match answer {
-                Ok(()) if self.is_whole(image).await? => return Ok(bytes),
+                Ok(loaded) if self.is_whole().await? => return Ok(Sent { loaded, ..sent }),
                 Err(Failure::Refused(why)) if why.contains(DISK_FULL) => {
                     return Err(refused(REFUSES, why));
                 }
                 Err(Failure::Other(error)) => return Err(error),
-                Ok(()) | Err(Failure::Refused(_)) => {}
+                Ok(_) | Err(Failure::Refused(_)) => {}
             }
-            self.reporter
+            self.early
+                .reporter
                 .step("Docker has not all layers that it told of: sending the whole image");
             self.forget(&absent).await;
-            sent = bytes;
+            wasted = sent.bytes;
         }
-        let (bytes, answer) = self.transfer(all.clone(), begun).await?;
+        let (sent, answer) = self.transfer(&BTreeSet::new(), begun).await?;
         match answer {
-            Ok(()) => Ok(sent + bytes),
+            Ok(loaded) => Ok(Sent {
+                bytes: wasted + sent.bytes,
+                loaded,
+                ..sent
+            }),
             Err(Failure::Refused(why)) => Err(refused(REFUSES, why)),
             Err(Failure::Other(error)) => Err(error),
         }
     }
 
     /// Whether a load that the daemon calls done is: a graph driver refuses one without its layers.
-    async fn is_whole(&self, image: &Image) -> Result<bool> {
-        if self.daemon.facts.store == ImageStore::Classic {
+    async fn is_whole(&self) -> Result<bool> {
+        if self.is_classic() {
             return Ok(true);
         }
-        let held = held_id(self.daemon, image).await?.is_some();
-        Ok(held && !held::is_incomplete(&self.daemon.docker, image).await)
+        let held = self.held_id().await?.is_some();
+        Ok(held && !held::is_incomplete(self.docker(), self.image).await)
     }
 
+    /// Sends all but those layers, and what the image is.
     async fn transfer(
         &self,
-        contents: Contents,
+        but: &BTreeSet<usize>,
         begun: Option<Transfer>,
-    ) -> Result<(u64, Result<(), Failure>)> {
-        let Self {
+    ) -> Result<(Sent, Result<Loaded, Failure>)> {
+        let Early {
             daemon,
-            names,
             store,
             reporter,
-        } = self;
+            ..
+        } = self.early;
+        let contents = self.contents(but.clone()).await?;
+        let of = contents.whole_size();
         let transfer = match begun {
             Some(begun) => begun,
             None => Transfer::start(&daemon.docker, Some(contents.size()), store, reporter)?,
         };
-        Ok(transfer.finish(contents, names).await)
+        let (bytes, answer) = transfer.finish(contents, self.names).await;
+        let loaded = Loaded::new();
+        Ok((Sent { bytes, of, loaded }, answer))
+    }
+
+    /// The archive. Graph drivers throw compression away; containerd's store keeps the blobs, and
+    /// with them the image's digest.
+    async fn contents(&self, but: BTreeSet<usize>) -> Result<Contents> {
+        let wanted = move |place| !but.contains(&place);
+        if !self.is_classic() {
+            return Ok(Contents::stored(self.image).only(wanted));
+        }
+        let (image, store) = (self.image.clone(), self.early.store.clone());
+        tokio::task::spawn_blocking(move || Contents::plain(&image, &store, wanted))
+            .await
+            .unwrap_or_else(|e| Err(Error::new(Exit::Internal, "a thread was lost").why(e)))
     }
 
     /// The names that no image of containerd's store has.
     async fn absent_names(&self) -> BTreeSet<&str> {
         let mut absent = BTreeSet::new();
-        if self.daemon.facts.store == ImageStore::Classic {
+        if self.is_classic() {
             return absent;
         }
         for name in self.names {
-            let found = self.daemon.docker.inspect_image(name).await;
+            let found = self.docker().inspect_image(name).await;
             if found.is_err_and(|e| is_absent(&e)) {
                 absent.insert(name.as_str());
             }
@@ -179,45 +213,72 @@ impl Load<'_> {
         for name in names {
             let options = RemoveImageOptionsBuilder::new().build();
             // Most often there is none.
-            let _ = self
-                .daemon
-                .docker
-                .remove_image(name, Some(options), None)
-                .await;
+            let _ = self.docker().remove_image(name, Some(options), None).await;
         }
     }
-}
 
-/// The ID under which the daemon holds exactly this image, and all of it.
-async fn held_id(daemon: &Daemon, image: &Image) -> Result<Option<String>> {
-    let ids: &[Digest] = match daemon.facts.store {
-        ImageStore::Classic => &[image.config_digest],
-        ImageStore::Containerd => &[image.digest, image.config_digest],
-    };
-    for id in ids.iter().map(Digest::to_string) {
-        match daemon.docker.inspect_image(&id).await {
-            Ok(found) if is_id_of(image, found.id.as_deref()) && is_unpacked(image, &found) => {
-                return Ok(Some(id));
-            }
-            Ok(_) => {}
-            Err(e) if is_absent(&e) || is_garbled(&e) => {}
-            Err(e) => {
-                return Err(refused(
-                    "does not say whether it holds the image",
-                    words(&e),
-                ));
+    /// The ID under which the daemon holds exactly this image, and all of it.
+    async fn held_id(&self) -> Result<Option<String>> {
+        let Image {
+            digest,
+            config_digest,
+            ..
+        } = self.image;
+        let ids: &[&Digest] = match self.is_classic() {
+            true => &[config_digest],
+            false => &[digest, config_digest],
+        };
+        for id in ids.iter().map(|id| id.to_string()) {
+            match self.docker().inspect_image(&id).await {
+                Ok(found) if self.is_ours(&found) => return Ok(Some(id)),
+                Ok(_) => {}
+                Err(e) if is_absent(&e) || is_garbled(&e) => {}
+                Err(e) => {
+                    let what = "does not say whether it holds the image";
+                    return Err(refused(what, words(&e)));
+                }
             }
         }
+        Ok(None)
     }
-    Ok(None)
+
+    fn is_ours(&self, found: &ImageInspect) -> bool {
+        is_id_of(self.image, found.id.as_deref()) && is_unpacked(self.image, found)
+    }
+
+    /// Checks that the daemon holds the image, all of it, under all names; returns its ID. What a
+    /// graph driver's Docker said to have loaded it has: its ID is that of the config in the archive.
+    async fn verified(&self, loaded: &Loaded) -> Result<String> {
+        let told = !self.names.is_empty() && self.names.iter().all(|name| loaded.contains(name));
+        if told && self.is_classic() && !self.early.daemon.facts.podman {
+            return Ok(self.image.config_digest.to_string());
+        }
+        let mut held = None;
+        for name in self.names {
+            let found = self.docker().inspect_image(name).await;
+            let found = found
+                .map_err(|e| refused(&format!("took the image but not as '{name}'"), words(&e)))?;
+            let id = found.id.clone().unwrap_or_default();
+            if !is_id_of(self.image, Some(&id)) {
+                let expected = self.image.config_digest;
+                let why = format!("its ID is {id}, expected {expected}");
+                return Err(refused(&format!("holds another image as '{name}'"), why));
+            }
+            held = is_unpacked(self.image, &found).then_some(id);
+        }
+        match held {
+            Some(id) => Ok(id),
+            None => self
+                .held_id()
+                .await?
+                .ok_or_else(|| refused("took the image but does not hold it", "no such ID".into())),
+        }
+    }
 }
 
 /// Over containerd an image can be there by name alone: its layers are then not told.
 fn is_unpacked(image: &Image, found: &ImageInspect) -> bool {
-    let root = found.root_fs.as_ref();
-    let told = root.and_then(|root| root.layers.as_deref()).unwrap_or(&[]);
-    let ours = image.layers.iter().map(|layer| layer.diff_id.to_string());
-    ours.eq(told.iter().cloned())
+    held::told(found) == held::diff_ids(image)
 }
 
 /// An answer of another form than the API's, as Docker 28 gives of an image that it has in part.
@@ -251,30 +312,6 @@ fn split_name(name: &str) -> (&str, &str) {
     match name.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, tag),
         _ => (name, "latest"),
-    }
-}
-
-/// Checks that the daemon holds the image, all of it, under all names; returns its ID.
-async fn verified(daemon: &Daemon, image: &Image, names: &[String]) -> Result<String> {
-    let mut held = None;
-    for name in names {
-        let found = daemon
-            .docker
-            .inspect_image(name)
-            .await
-            .map_err(|e| refused(&format!("took the image but not as '{name}'"), words(&e)))?;
-        let id = found.id.clone().unwrap_or_default();
-        if !is_id_of(image, Some(&id)) {
-            let why = format!("its ID is {id}, expected {}", image.config_digest);
-            return Err(refused(&format!("holds another image as '{name}'"), why));
-        }
-        held = is_unpacked(image, &found).then_some(id);
-    }
-    match held {
-        Some(id) => Ok(id),
-        None => held_id(daemon, image)
-            .await?
-            .ok_or_else(|| refused("took the image but does not hold it", "no such ID".into())),
     }
 }
 

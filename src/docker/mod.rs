@@ -10,6 +10,7 @@ mod endpoint;
 mod greeting;
 mod guard;
 mod held;
+mod known;
 mod lines;
 mod load;
 mod pipe;
@@ -18,7 +19,7 @@ mod transfer;
 
 use bollard::errors::Error as DockerError;
 
-pub use connect::{Daemon, Facts, HostFacts, ImageStore, connect};
+pub use connect::{Daemon, Facts, HostFacts, connect};
 pub use container::{
     Channel, GpuRequest, Limits, Outcome, Refusal, RunFile, RunSpec, run as run_container,
 };

@@ -1,7 +1,7 @@
 //! Sending an archive to the daemon.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io::Write,
     pin::pin,
     sync::{
@@ -45,9 +45,13 @@ pub(super) enum Failure {
     Other(Error),
 }
 
+/// The names of the images that a daemon said to have loaded.
+pub(super) type Loaded = BTreeSet<String>;
+
 /// What a transfer sends, one after the other.
 enum Piece {
-    Layer(Blob),
+    /// A layer, whose form may still be waited for; none is sent with the image.
+    Layer(Box<dyn FnOnce() -> Option<Blob> + Send>),
     /// The other layers, and the image under these names.
     Image(Contents, Vec<String>),
 }
@@ -56,7 +60,7 @@ enum Piece {
 pub(super) struct Transfer {
     pieces: Option<Sender<Piece>>,
     control: Arc<Control>,
-    result: Option<oneshot::Receiver<Result<(), Failure>>>,
+    result: Option<oneshot::Receiver<Result<Loaded, Failure>>>,
     reporter: Reporter,
 }
 
@@ -102,9 +106,9 @@ impl Transfer {
         })
     }
 
-    /// Sends a layer.
-    pub(super) fn layer(&self, blob: Blob) {
-        self.send(Piece::Layer(blob));
+    /// Sends a layer; what it is may be found out on the transfer's own time.
+    pub(super) fn layer(&self, blob: impl FnOnce() -> Option<Blob> + Send + 'static) {
+        self.send(Piece::Layer(Box::new(blob)));
     }
 
     /// A writer that is gone has failed, and its failure is told at the end.
@@ -120,14 +124,14 @@ impl Transfer {
         mut self,
         contents: Contents,
         names: &[String],
-    ) -> (u64, Result<(), Failure>) {
+    ) -> (u64, Result<Loaded, Failure>) {
         self.send(Piece::Image(contents, names.to_owned()));
         let answer = self.answer().await;
         self.result = None;
         (self.control.sent.load(Ordering::Relaxed), answer)
     }
 
-    async fn answer(&mut self) -> Result<(), Failure> {
+    async fn answer(&mut self) -> Result<Loaded, Failure> {
         let lost = || {
             let error = Error::new(Exit::Internal, "the transfer to Docker broke off");
             Failure::Other(error)
@@ -178,27 +182,34 @@ fn archive(pipe: &mut Pipe, pieces: &Receiver<Piece>, store: &Store) -> Result<(
     let mut archive = Archive::begin(store, pipe)?;
     for piece in pieces {
         match piece {
-            Piece::Layer(blob) => archive.layer(&blob)?,
+            Piece::Layer(blob) => blob().map_or(Ok(()), |blob| archive.layer(&blob))?,
             Piece::Image(contents, names) => return archive.end(&contents, &names),
         }
     }
     Err(Error::new(Exit::Interrupted, "the image was not finished"))
 }
 
-async fn post(docker: &Docker, chunks: Chunks, unpacked: Task) -> Result<(), Failure> {
+async fn post(docker: &Docker, chunks: Chunks, unpacked: Task) -> Result<Loaded, Failure> {
     let body = stream::unfold(chunks, |mut chunks| async {
         chunks.recv().await.map(|chunk| (chunk, chunks))
     });
     let options = ImportImageOptionsBuilder::new().quiet(false).build();
     let mut events = pin!(docker.import_image_stream(options, body, None));
-    let mut layers = HashMap::new();
+    let (mut layers, mut loaded) = (HashMap::new(), Loaded::new());
     let mut failed = None;
     while let Some(event) = events.next().await {
         let event = event.map_err(|e| failure(&e))?;
         unpacked.add(progress(&event, &mut layers));
+        loaded.extend(name_of_loaded(&event));
         failed = failed.or_else(|| unpacking_failed(&event));
     }
-    failed.map_or(Ok(()), |why| Err(Failure::Refused(why)))
+    failed.map_or(Ok(loaded), |why| Err(Failure::Refused(why)))
+}
+
+/// Told for people, and by every Docker in these words (moby, image/tarexport/load.go).
+fn name_of_loaded(event: &BuildInfo) -> Option<String> {
+    let name = event.stream.as_ref()?.strip_prefix("Loaded image: ")?;
+    Some(name.trim().to_owned())
 }
 
 /// Over containerd an image that cannot be unpacked counts as loaded; only the text for people
@@ -273,7 +284,7 @@ mod tests {
         let path = socket.to_string_lossy();
         let docker = Docker::connect_with_unix(&path, 120, API_DEFAULT_VERSION).unwrap();
         let mut transfer = Transfer::start(&docker, None, &store, &Reporter::stderr(true)).unwrap();
-        transfer.layer(Blob::stored(&layer));
+        transfer.layer(move || Some(Blob::stored(&layer)));
         let answer = tokio::time::timeout(Duration::from_secs(60), transfer.answer()).await;
         transfer.result = None;
         match answer.expect("the refusal is not heard") {
@@ -281,6 +292,19 @@ mod tests {
             other => panic!("{other:?}"),
         }
         drop(daemon.join().unwrap());
+    }
+
+    #[test]
+    fn names_are_heard() {
+        let told = |line: &str| {
+            let event = serde_json::json!({ "stream": line });
+            name_of_loaded(&serde_json::from_value(event).unwrap())
+        };
+        assert_eq!(
+            told("Loaded image: r:5000/a:1\n").as_deref(),
+            Some("r:5000/a:1")
+        );
+        assert_eq!(told("Loaded image ID: sha256:0\n"), None);
     }
 
     #[test]

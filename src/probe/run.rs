@@ -155,7 +155,7 @@ async fn find_image(
                 false => &[name.to_owned()],
             };
             docker::load(
-                &docker::Early::new(daemon.clone(), stored.store, reporter),
+                &docker::Early::new(daemon.clone(), names, stored.store, reporter),
                 stored.image,
                 names,
             )

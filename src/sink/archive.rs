@@ -47,7 +47,7 @@ pub fn write_archive(
     let images = outgoing.set.images().iter();
     let contents = images.map(|image| match kind {
         ArchiveKind::Oci => Ok(Contents::stored(image)),
-        ArchiveKind::Docker => Contents::plain(image, store),
+        ArchiveKind::Docker => Contents::plain(image, store, |_| true),
     });
     let contents = contents.collect::<Result<Vec<_>>>()?;
     let parts = Parts {

@@ -54,13 +54,20 @@ impl Contents {
     /// The layers as plain tars, which every Docker reads and none has to decompress. gzip layers
     /// of a base stay as they are: to know the size of their tars, each would be decoded twice.
     ///
-    /// Reads a zstd layer of unknown size to its end.
+    /// Only those layers that are wanted by their place in the image are looked at and come with it.
+    /// Reads one of zstd and unknown size to its end.
     ///
     /// # Errors
     /// When a blob is missing or damaged.
-    pub fn plain(image: &Image, store: &Store) -> Result<Self> {
+    pub fn plain(image: &Image, store: &Store, wanted: impl Fn(usize) -> bool) -> Result<Self> {
         let (mut layers, mut sources) = (Vec::new(), Vec::new());
-        for layer in &image.layers {
+        for (place, layer) in image.layers.iter().enumerate() {
+            if !wanted(place) {
+                let plain = unpacked(layer, store).map(|size| as_tar(layer, size));
+                layers.push(plain.unwrap_or_else(|| layer.clone()));
+                sources.push(None);
+                continue;
+            }
             let (plain, source) = plain(layer, store)?;
             layers.push(plain);
             sources.push(Some(source));
@@ -85,9 +92,17 @@ impl Contents {
         &self.image
     }
 
-    /// The size of the layers in bytes.
+    /// The size of the layers to write in bytes.
     pub fn size(&self) -> u64 {
         self.blobs().iter().map(|blob| blob.size).sum()
+    }
+
+    /// The size of all layers in bytes, with those left out as far as their tars were measured.
+    pub fn whole_size(&self) -> u64 {
+        let mut seen = BTreeSet::new();
+        let layers = self.image.layers.iter();
+        let once = layers.filter(|layer| seen.insert(layer.digest));
+        once.map(|layer| layer.size).sum()
     }
 
     /// The layers to write, each once.
@@ -156,7 +171,16 @@ fn plain(layer: &Layer, store: &Store) -> Result<(Layer, Source)> {
         (_, Some(size)) => size,
         (Packing::Zstd, None) => count(layer, packing, store)?,
     };
-    let plain = Layer {
+    let source = Source {
+        unpack: packing,
+        ..as_is
+    };
+    Ok((as_tar(layer, size), source))
+}
+
+/// The layer as a plain tar of that size.
+fn as_tar(layer: &Layer, size: u64) -> Layer {
+    Layer {
         media_type: media::OCI_TAR.into(),
         digest: layer.diff_id.0,
         size,
@@ -164,12 +188,7 @@ fn plain(layer: &Layer, store: &Store) -> Result<(Layer, Source)> {
         // They were said of the blob that is not written.
         annotations: Default::default(),
         ..layer.clone()
-    };
-    let source = Source {
-        unpack: packing,
-        ..as_is
-    };
-    Ok((plain, source))
+    }
 }
 
 /// The size of a layer's tar, if it was measured when the layer was made.
@@ -254,7 +273,7 @@ mod tests {
             layer(&store, media::OCI_ZSTD, b"rat", &zstd),
             ours,
         ]);
-        let plain = Contents::plain(&stored, &store).unwrap();
+        let plain = Contents::plain(&stored, &store, |_| true).unwrap();
         let told = Manifest::parse(&plain.image().manifest).unwrap().layers;
         let told: Vec<_> = told
             .iter()
@@ -295,7 +314,7 @@ mod tests {
             .annotations
             .insert(KEY_ANNOTATION.into(), key.to_string());
         let image = image(vec![layer.clone()]);
-        let size = || Contents::plain(&image, &store).unwrap().size();
+        let size = || Contents::plain(&image, &store, |_| true).unwrap().size();
         assert_eq!(size(), layer.size);
         let built = BuiltLayer {
             diff_id: layer.diff_id,
