@@ -23,6 +23,8 @@ const TCP_CONNECT: Duration = Duration::from_secs(10);
 
 /// The API version of Docker 23, the first that may keep images in containerd's store.
 const CONTAINERD: usize = 42;
+/// That of Docker 27, the first whose list of images has their manifests.
+const PARTS: usize = 47;
 
 /// A daemon that answered.
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ pub struct Daemon {
     pub facts: Facts,
     /// Whether its images may be in containerd's store.
     pub(super) may_be_containerd: bool,
+    /// Whether it tells which parts of an image it lacks.
+    pub(super) tells_parts: bool,
     /// Whether it is reached over a socket in the file system.
     socket: bool,
 }
@@ -219,6 +223,7 @@ async fn greet(endpoint: &Endpoint) -> Result<Daemon> {
         docker,
         how: endpoint.to_string(),
         may_be_containerd: greeting.speaks(CONTAINERD) && !greeting.podman,
+        tells_parts: greeting.speaks(PARTS),
         facts: Facts {
             api: greeting.api,
             server: greeting.server,

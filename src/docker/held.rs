@@ -39,7 +39,7 @@ pub(super) async fn layers(
     let known = async {
         match known.store {
             ImageStore::Classic => (0..chain(docker, known, image).await).collect(),
-            ImageStore::Containerd => blobs(&list(docker).await, image, store),
+            ImageStore::Containerd => blobs(docker, known, image, store).await,
         }
     };
     tokio::time::timeout(LIMIT, known).await.unwrap_or_default()
@@ -102,13 +102,26 @@ fn common_start(ours: &[String], theirs: &ImageInspect) -> usize {
 }
 
 /// The layers whose very blobs are in containerd's store: those of images that it has and this
-/// store knows by manifest. A layer that it has in another compression does not do: `docker save`
-/// would then leave it out without a word.
-fn blobs(images: &[ImageSummary], image: &Image, store: &Store) -> BTreeSet<usize> {
-    let held: HashSet<Digest> = images
-        .iter()
-        .filter(|found| !lacks(found))
-        .filter_map(|found| manifest(&found.id, store))
+/// store knows by manifest. To list its images it adds up the sizes of all of them, which takes
+/// hundreds of milliseconds: the one that has the name now most often suffices.
+async fn blobs(docker: &Docker, known: &Known, image: &Image, store: &Store) -> BTreeSet<usize> {
+    let named = known.named.iter().filter(|named| !told(named).is_empty());
+    let held = shared(named.filter_map(|named| named.id.as_deref()), image, store);
+    let rest = image.layers.iter().enumerate();
+    let rest = rest.filter(|(place, _)| !held.contains(place));
+    if !held.is_empty() && rest.map(|(_, layer)| layer.size).sum::<u64>() <= LITTLE {
+        return held;
+    }
+    let images = list(docker).await;
+    let whole = images.iter().filter(|found| !lacks(found));
+    shared(whole.map(|found| found.id.as_str()), image, store)
+}
+
+/// The layers that images with these IDs have too. A layer that they have in another compression
+/// does not do: `docker save` would then leave it out without a word.
+fn shared<'a>(ids: impl Iterator<Item = &'a str>, image: &Image, store: &Store) -> BTreeSet<usize> {
+    let held: HashSet<Digest> = ids
+        .filter_map(|id| manifest(id, store))
         .flat_map(|manifest| manifest.layers)
         .map(|layer| layer.digest)
         .collect();

@@ -54,8 +54,12 @@ pub async fn load(early: &Early, image: &Image, names: &[String]) -> Result<Stri
             .step(format!("{title} holds {shown} already"));
         return Ok(id);
     }
-    let Sent { bytes, of, loaded } = load.send(begun).await?;
-    let id = load.verified(&loaded).await?;
+    let sent = load.send(begun).await?;
+    let id = match sent.id.as_ref().filter(|_| load.is_told(&sent.loaded)) {
+        Some(id) => id.clone(),
+        None => load.verified().await?,
+    };
+    let Sent { bytes, of, .. } = sent;
     let amount = match bytes < of {
         true => format!("{} of {} sent", human_bytes(bytes), human_bytes(of)),
         false => human_bytes(bytes),
@@ -80,7 +84,10 @@ struct Sent {
     bytes: u64,
     /// The size of all layers.
     of: u64,
+    /// What the daemon said to have loaded.
     loaded: Loaded,
+    /// The ID under which it has all of the image, as far as that is known.
+    id: Option<String>,
 }
 
 impl Load<'_> {
@@ -111,7 +118,7 @@ impl Load<'_> {
         for name in lacking {
             tag(self.docker(), &id, name).await?;
         }
-        self.verified(&Loaded::new()).await.map(Some)
+        self.verified().await.map(Some)
     }
 
     /// Sends what the daemon lacks.
@@ -123,12 +130,17 @@ impl Load<'_> {
             let absent = self.absent_names().await;
             let (sent, answer) = self.transfer(&held, begun.take()).await?;
             match answer {
-                Ok(loaded) if self.is_whole().await? => return Ok(Sent { loaded, ..sent }),
+                Ok(loaded) => {
+                    let id = self.whole().await?;
+                    if id.is_some() {
+                        return Ok(Sent { loaded, id, ..sent });
+                    }
+                }
                 Err(Failure::Refused(why)) if why.contains(DISK_FULL) => {
                     return Err(refused(REFUSES, why));
                 }
                 Err(Failure::Other(error)) => return Err(error),
-                Ok(_) | Err(Failure::Refused(_)) => {}
+                Err(Failure::Refused(_)) => {}
             }
             self.early
                 .reporter
@@ -140,6 +152,7 @@ impl Load<'_> {
         match answer {
             Ok(loaded) => Ok(Sent {
                 bytes: wasted + sent.bytes,
+                id: self.classic_id(),
                 loaded,
                 ..sent
             }),
@@ -148,13 +161,29 @@ impl Load<'_> {
         }
     }
 
-    /// Whether a load that the daemon calls done is: a graph driver refuses one without its layers.
-    async fn is_whole(&self) -> Result<bool> {
+    /// The ID of an image whose load a graph driver calls done: it refuses one without its layers.
+    fn classic_id(&self) -> Option<String> {
+        let id = self.image.config_digest;
+        self.is_classic().then(|| id.to_string())
+    }
+
+    /// The ID of an image whose load the daemon calls done, if it has all of it.
+    async fn whole(&self) -> Result<Option<String>> {
         if self.is_classic() {
-            return Ok(true);
+            return Ok(self.classic_id());
         }
-        let held = self.held_id().await?.is_some();
-        Ok(held && !held::is_incomplete(self.docker(), self.image).await)
+        let Some(id) = self.held_id().await? else {
+            return Ok(None);
+        };
+        let tells = self.early.daemon.tells_parts;
+        let incomplete = tells && held::is_incomplete(self.docker(), self.image).await;
+        Ok((!incomplete).then_some(id))
+    }
+
+    /// Whether the daemon said to have loaded the image under all of its names.
+    fn is_told(&self, loaded: &Loaded) -> bool {
+        let told = !self.names.is_empty() && self.names.iter().all(|name| loaded.contains(name));
+        told && !self.early.daemon.facts.podman
     }
 
     /// Sends all but those layers, and what the image is.
@@ -176,8 +205,13 @@ impl Load<'_> {
             None => Transfer::start(&daemon.docker, Some(contents.size()), store, reporter)?,
         };
         let (bytes, answer) = transfer.finish(contents, self.names).await;
-        let loaded = Loaded::new();
-        Ok((Sent { bytes, of, loaded }, answer))
+        let sent = Sent {
+            bytes,
+            of,
+            loaded: Loaded::new(),
+            id: None,
+        };
+        Ok((sent, answer))
     }
 
     /// The archive. Graph drivers throw compression away; containerd's store keeps the blobs, and
@@ -199,7 +233,9 @@ impl Load<'_> {
         if self.is_classic() {
             return absent;
         }
-        for name in self.names {
+        // The first was there when it was asked for.
+        let first = usize::from(self.known.named.is_some());
+        for name in self.names.iter().skip(first) {
             let found = self.docker().inspect_image(name).await;
             if found.is_err_and(|e| is_absent(&e)) {
                 absent.insert(name.as_str());
@@ -246,13 +282,8 @@ impl Load<'_> {
         is_id_of(self.image, found.id.as_deref()) && is_unpacked(self.image, found)
     }
 
-    /// Checks that the daemon holds the image, all of it, under all names; returns its ID. What a
-    /// graph driver's Docker said to have loaded it has: its ID is that of the config in the archive.
-    async fn verified(&self, loaded: &Loaded) -> Result<String> {
-        let told = !self.names.is_empty() && self.names.iter().all(|name| loaded.contains(name));
-        if told && self.is_classic() && !self.early.daemon.facts.podman {
-            return Ok(self.image.config_digest.to_string());
-        }
+    /// Checks that the daemon holds the image, all of it, under all names; returns its ID.
+    async fn verified(&self) -> Result<String> {
         let mut held = None;
         for name in self.names {
             let found = self.docker().inspect_image(name).await;

@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, Sender, TryRecvError, channel},
     },
     thread,
     time::Duration,
@@ -180,13 +180,25 @@ fn write(mut pipe: Pipe, pieces: &Receiver<Piece>, store: &Store) -> Result<()> 
 
 fn archive(pipe: &mut Pipe, pieces: &Receiver<Piece>, store: &Store) -> Result<()> {
     let mut archive = Archive::begin(store, pipe)?;
-    for piece in pieces {
+    while let Some(piece) = next(pieces, &mut archive)? {
         match piece {
             Piece::Layer(blob) => blob().map_or(Ok(()), |blob| archive.layer(&blob))?,
             Piece::Image(contents, names) => return archive.end(&contents, &names),
         }
     }
     Err(Error::new(Exit::Interrupted, "the image was not finished"))
+}
+
+/// Waits for the next piece. What was written goes out first, for the daemon unpacks it meanwhile.
+fn next(pieces: &Receiver<Piece>, archive: &mut Archive<'_>) -> Result<Option<Piece>> {
+    match pieces.try_recv() {
+        Ok(piece) => Ok(Some(piece)),
+        Err(TryRecvError::Disconnected) => Ok(None),
+        Err(TryRecvError::Empty) => {
+            archive.flush()?;
+            Ok(pieces.recv().ok())
+        }
+    }
 }
 
 async fn post(docker: &Docker, chunks: Chunks, unpacked: Task) -> Result<Loaded, Failure> {

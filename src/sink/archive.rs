@@ -113,6 +113,14 @@ impl<'a> Archive<'a> {
         file(&mut self.tar, &name, blob.size, content).map_err(failed)
     }
 
+    /// Gives what was written on to where it goes.
+    ///
+    /// # Errors
+    /// When the writer fails.
+    pub fn flush(&mut self) -> Result<()> {
+        self.tar.get_mut().flush().map_err(failed)
+    }
+
     /// Writes the other layers, and then for Docker what they are together. The same layers in the
     /// same order give the same bytes.
     ///
