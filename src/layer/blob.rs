@@ -178,7 +178,7 @@ mod tests {
     use std::{io::Read, num::NonZeroUsize, thread};
 
     use super::*;
-    use crate::{base::media::Packing, digest::Digest, layer::Compression};
+    use crate::{base::media::Packing, digest::Digest, frames::BlockReader, layer::Compression};
 
     fn blob(bytes: &[u8], threads: usize, piece: usize, compression: Compression) -> Vec<u8> {
         let compressors = Compressors::new(NonZeroUsize::new(threads).unwrap(), compression);
@@ -241,6 +241,48 @@ mod tests {
                 assert_eq!(error.kind(), io::ErrorKind::StorageFull);
                 assert!(filled.is_err());
             });
+        }
+    }
+
+    /// The blob of a tar's header, a file read from `packed`, and some bytes behind it.
+    fn blob_of_blocks(packed: &[u8], size: usize, threads: usize, compression: &str) -> Vec<u8> {
+        let threads = NonZeroUsize::new(threads).unwrap();
+        let compressors = Compressors::new(threads, compression.parse().unwrap());
+        let (mut chunks, parts) = chunks(&compressors);
+        let mut reader = BlockReader::new(packed).unwrap();
+        let tape = reader.tape();
+        thread::scope(|scope| {
+            let writing = scope.spawn(move || write_parts(&parts, Vec::new()));
+            io::copy(&mut reader.by_ref().take(512), &mut chunks).unwrap();
+            let mut file = reader.by_ref().take(size as u64);
+            chunks.file(size as u64, &mut file, &tape).unwrap();
+            io::copy(&mut reader, &mut chunks).unwrap();
+            chunks.flush().unwrap();
+            drop(chunks);
+            writing.join().unwrap().unwrap().out
+        })
+    }
+
+    #[test]
+    fn blocks_of_a_big_file_are_taken_at_the_quickest_level_alone() {
+        let noise = |i: u32| (i.wrapping_mul(2_654_435_761) >> 22) as u8 & (i >> 13) as u8;
+        let bytes: Vec<u8> = (0..2_500_000).map(noise).collect();
+        let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+        let window = zstd::stream::raw::CParameter::WindowLog(17);
+        encoder.set_parameter(window).unwrap();
+        encoder.write_all(&bytes).unwrap();
+        let packed = encoder.finish().unwrap();
+        // The middle of the package is found in the layer, byte for byte.
+        let middle = &packed[packed.len() / 2..][..5000];
+        for (compression, taken) in [("zstd:1", true), ("zstd:2", false), ("gzip:1", false)] {
+            let blob = blob_of_blocks(&packed, 2_300_000, 1, compression);
+            let found = blob.windows(middle.len()).any(|window| window == middle);
+            assert_eq!(found, taken, "{compression}");
+            assert!(blob == blob_of_blocks(&packed, 2_300_000, 5, compression));
+            let mut back = Vec::new();
+            let mut decoder = Packing::sniff(&blob).unwrap().decoder(&blob[..]).unwrap();
+            decoder.read_to_end(&mut back).unwrap();
+            assert!(back == bytes, "{compression}");
         }
     }
 }
