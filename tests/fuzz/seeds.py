@@ -153,7 +153,8 @@ def frames():
     packed = {}
     for level, log in ((1, 10), (3, 12), (12, 12), (19, 14)):
         command = ["zstd", "-q", "-c", f"-{level}", f"--zstd=wlog={log}"]
-        packed[f"level-{level}"] = b"\1" + subprocess.run(command, input=text, stdout=subprocess.PIPE, check=True).stdout
+        done = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=True)
+        packed[f"level-{level}"] = b"\1" + done.stdout
     return packed
 
 
