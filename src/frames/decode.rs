@@ -15,6 +15,8 @@ use super::format::{self, BLOCK_MAX, BlockHeader, FrameHeader, Kind, Window, dam
 pub struct Block {
     /// Its frame's number in the stream.
     pub(super) frame: u64,
+    /// Its frame's window, if that says one.
+    pub(super) window: Option<Window>,
     pub(super) kind: Option<Kind>,
     /// Header and body.
     pub(super) packed: Vec<u8>,
@@ -34,7 +36,6 @@ struct State {
     block: Block,
     /// Bytes of the block's content that were read.
     read: usize,
-    window: Option<Window>,
 }
 
 /// Tells what block was just read by whom the reader was given to.
@@ -44,7 +45,7 @@ pub struct Tape(Rc<RefCell<State>>);
 impl Tape {
     /// The window of the frame that was last read from; None when the frame says none.
     pub fn window(&self) -> Option<Window> {
-        self.0.borrow().window
+        self.0.borrow().block.window
     }
 
     /// The block whose whole content the last read gave, if that gave as many bytes as it has.
@@ -95,10 +96,7 @@ impl<R: BufRead> BlockReader<R> {
         let frame = match self.frame {
             Some(frame) => frame,
             None => match self.next_frame()? {
-                Some(frame) => {
-                    state.window = frame.window;
-                    frame
-                }
+                Some(frame) => frame,
                 None => return Ok(false),
             },
         };
@@ -107,6 +105,7 @@ impl<R: BufRead> BlockReader<R> {
         self.input.read_exact(&mut header)?;
         let header = BlockHeader::parse(header)?;
         block.frame = self.frames;
+        block.window = frame.window;
         block.kind = Some(header.kind);
         block.packed.clear();
         block.packed.extend_from_slice(&header.bytes());

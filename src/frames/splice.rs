@@ -106,7 +106,8 @@ impl Splicer {
                 let window = self.window.size();
                 // A match of the held piece, too, stays in the file.
                 let far = self.taken >= window + search.held.len() as u64;
-                if let Some(block) = piece.block.filter(|_| far)
+                let alike = |block: &&Block| block.window == Some(self.window);
+                if let Some(block) = piece.block.filter(|block| far && alike(block))
                     && search.fits(block)
                 {
                     search.end(out)?;

@@ -131,6 +131,19 @@ fn most_of_a_long_file_is_copied() {
     }
 }
 
+#[test]
+fn blocks_of_a_frame_with_another_window_are_not_taken() {
+    let bytes = content(8, 2_000_000);
+    let packed = [
+        pack(&bytes[..100_000], 3, 17),
+        pack(&bytes[100_000..], 3, 20),
+    ]
+    .concat();
+    let (spliced, taken, copied) = splice(&packed, 1000, 2_000_000);
+    assert!(zstd::decode_all(&spliced[..]).unwrap() == taken);
+    assert_eq!(copied, 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
