@@ -93,14 +93,14 @@ impl<R: BufRead> BlockReader<R> {
     fn advance(&mut self) -> io::Result<bool> {
         let tape = self.tape.clone();
         let mut state = tape.0.borrow_mut();
-        let frame = match self.frame {
-            Some(frame) => frame,
-            None => match self.next_frame()? {
-                Some(frame) => frame,
-                None => return Ok(false),
-            },
+        let next = match self.frame {
+            None => self.next_frame()?,
+            known => known,
         };
-        let block = &mut state.block;
+        let Some(frame) = next else {
+            return Ok(false);
+        };
+        let State { block, read } = &mut *state;
         let mut header = [0; BlockHeader::LEN];
         self.input.read_exact(&mut header)?;
         let header = BlockHeader::parse(header)?;
@@ -113,6 +113,8 @@ impl<R: BufRead> BlockReader<R> {
         if body.read_to_end(&mut block.packed)? < header.body() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        // Also for who reads on after an error.
+        *read = 0;
         block.content.clear();
         decode(&mut self.decoder, &block.packed, &mut block.content)?;
         self.frame = Some(frame).filter(|_| !header.last);
@@ -121,7 +123,6 @@ impl<R: BufRead> BlockReader<R> {
             self.input.read_exact(&mut checksum)?;
             decode(&mut self.decoder, &checksum, &mut block.content)?;
         }
-        state.read = 0;
         Ok(true)
     }
 
@@ -174,7 +175,7 @@ impl<R: BufRead> Read for BlockReader<R> {
         loop {
             {
                 let mut state = self.tape.0.borrow_mut();
-                let State { block, read, .. } = &mut *state;
+                let State { block, read } = &mut *state;
                 let left = &block.content[*read..];
                 if !left.is_empty() || buf.is_empty() {
                     let n = left.len().min(buf.len());

@@ -2,6 +2,9 @@
 
 use super::bits::{Backward, Forward};
 
+/// More codes than any of the three kinds has.
+const CODES: usize = 64;
+
 /// One state: the code it stands for, and how to come to the next.
 #[derive(Clone, Copy, Default)]
 struct State {
@@ -115,7 +118,7 @@ fn counts(bits: &mut Forward<'_>, accuracy: u32) -> Option<Vec<i32>> {
             counts.extend((0..zeros).map(|_| 0));
             more = zeros == 3;
         }
-        if counts.len() > 255 {
+        if counts.len() > CODES {
             return None;
         }
     }

@@ -7,12 +7,12 @@
 //! [`primer`], so that a decoder remembers what it would in the old frame; all further blocks
 //! that are wholly the file's are copied as they are.
 
-use std::io;
+use std::io::{self, Read};
 
 use zstd::stream::raw::{CParameter, Encoder, InBuffer, Operation, OutBuffer};
 
 use super::{
-    decode::Block,
+    decode::{Block, Tape},
     format::{BLOCK_MAX, BlockHeader, FrameHeader, Kind, Sections, Window},
     offsets::{self, Match},
     primer,
@@ -36,11 +36,11 @@ pub fn is_worth_it(size: u64, window: Window) -> bool {
 }
 
 /// Some bytes of the file, in order.
-pub struct Piece<'a> {
+struct Piece<'a> {
     /// The bytes, at most a block's.
-    pub content: &'a [u8],
+    content: &'a [u8],
     /// The block, if these are all that it holds.
-    pub block: Option<&'a Block>,
+    block: Option<&'a Block>,
 }
 
 /// Makes the frame.
@@ -59,7 +59,7 @@ enum Phase {
 
 struct Search {
     encoder: Encoder<'static>,
-    /// The encoder's frame header, for which ours is written.
+    /// Bytes left of the encoder's frame header, for which ours, as long, is written.
     skip: usize,
     /// The last piece, which the encoder has not got yet.
     held: Vec<u8>,
@@ -73,7 +73,8 @@ impl Splicer {
     /// # Errors
     /// When libzstd has no memory.
     pub fn new(window: Window, level: i32, out: &mut Vec<u8>) -> io::Result<Self> {
-        out.extend_from_slice(&FrameHeader::of(window));
+        let header = FrameHeader::of(window);
+        out.extend_from_slice(&header);
         let mut encoder = Encoder::new(level)?;
         let log = window.size().ilog2().min(WINDOW_LOG);
         encoder.set_parameter(CParameter::WindowLog(log))?;
@@ -82,19 +83,36 @@ impl Splicer {
             taken: 0,
             phase: Phase::Searching(Box::new(Search {
                 encoder,
-                skip: 6,
+                skip: header.len(),
                 held: Vec::new(),
                 told: None,
             })),
         })
     }
 
-    /// Takes the next piece of the file and adds to the frame; false when the piece is not taken,
-    /// because the frame should end before it.
+    /// Reads the next bytes of the file, at most a block's and as many as the buffer holds, and adds
+    /// them to the frame. Returns how many were read, and whether they were taken: not when the
+    /// frame should end before them, or the file has ended.
     ///
     /// # Errors
-    /// When libzstd fails.
-    pub fn take(&mut self, piece: &Piece<'_>, out: &mut Vec<u8>) -> io::Result<bool> {
+    /// When the file cannot be read or libzstd fails.
+    pub fn read(
+        &mut self,
+        file: &mut dyn Read,
+        tape: &Tape,
+        buffer: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> io::Result<(usize, bool)> {
+        let n = file.read(buffer)?;
+        let block = tape.whole(n);
+        let piece = Piece {
+            content: &buffer[..n],
+            block: block.as_deref(),
+        };
+        Ok((n, n > 0 && self.take(&piece, out)?))
+    }
+
+    fn take(&mut self, piece: &Piece<'_>, out: &mut Vec<u8>) -> io::Result<bool> {
         match &mut self.phase {
             Phase::Copying(frame) => {
                 let Some(block) = piece.block.filter(|block| block.frame == *frame) else {

@@ -3,10 +3,7 @@ use std::io::{Read, Write};
 use proptest::prelude::*;
 use zstd::stream::raw::CParameter;
 
-use super::{
-    BlockReader,
-    splice::{Piece, Splicer},
-};
+use super::{BlockReader, splice::Splicer};
 
 /// Bytes with matches near and far, of some kinds, which change as those in a real file do.
 fn content(seed: u64, length: usize) -> Vec<u8> {
@@ -66,16 +63,9 @@ fn splice(packed: &[u8], start: usize, end: usize) -> (Vec<u8>, Vec<u8>, usize) 
     let (mut taken, mut copied) = (Vec::new(), 0);
     let mut buffer = vec![0; 128 << 10];
     loop {
-        let n = file.read(&mut buffer).unwrap();
-        if n == 0 {
-            break;
-        }
-        let block = tape.whole(n);
-        let piece = Piece {
-            content: &buffer[..n],
-            block: block.as_deref(),
-        };
-        if !splicer.take(&piece, &mut out).unwrap() {
+        let read = splicer.read(&mut file, &tape, &mut buffer, &mut out);
+        let (n, was_taken) = read.unwrap();
+        if !was_taken {
             break;
         }
         taken.extend_from_slice(&buffer[..n]);
@@ -116,6 +106,18 @@ fn damaged_frames_are_refused() {
         packed[at] ^= 0x86;
         assert!(read(&packed).is_err(), "{at}");
     }
+}
+
+#[test]
+fn reading_on_after_an_error_is_no_fault() {
+    let mut packed = pack(&content(6, 400_000), 3, 17);
+    let middle = packed.len() / 2;
+    packed[middle..middle + 2000].fill(0xFF);
+    let mut reader = BlockReader::new(&packed[..]).unwrap();
+    let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_ne!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+    // Whatever it says: it must not be out of bounds.
+    let _ = reader.read(&mut [0; 10]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::{
     digest::Hashing,
     frames::{
         BLOCK_MAX, Tape, Window,
-        splice::{self, Piece, Splicer},
+        splice::{self, Splicer},
     },
 };
 
@@ -84,14 +84,11 @@ impl Chunks<'_> {
         let (mut chunk, mut form) = (self.compressors.chunk()?, self.compressors.output()?);
         let mut splicer = Splicer::new(window, LEVEL, &mut form)?;
         let untaken = loop {
-            let n = file.read(&mut piece)?;
-            let block = tape.whole(n);
-            let content = &piece[..n];
-            let block = block.as_deref();
-            if n == 0 || !splicer.take(&Piece { content, block }, &mut form)? {
+            let (n, taken) = splicer.read(file, tape, &mut piece, &mut form)?;
+            if !taken {
                 break n;
             }
-            chunk.extend_from_slice(content);
+            chunk.extend_from_slice(&piece[..n]);
             if chunk.len() + BLOCK_MAX > CHUNK {
                 let part = Part {
                     chunk: Arc::new(chunk),

@@ -123,6 +123,22 @@ impl<W: Write> LayerTar<W> {
             .append_data(&mut header, Path::new(OsStr::from_bytes(path)), content)
     }
 
+    /// The header of an entry that is no folder, which has its parents and no second of its name
+    /// then.
+    fn begin(&mut self, entry: &Entry) -> io::Result<Header> {
+        self.parents(&entry.path)?;
+        if self.seen.insert(entry.path.clone(), Seen::Other).is_some() {
+            return Err(twice(&entry.path));
+        }
+        let mut header = Header::new_gnu();
+        header.set_mode(entry.mode);
+        header.set_uid(entry.owner.0);
+        header.set_gid(entry.owner.1);
+        header.set_mtime(entry.mtime);
+        header.set_size(0);
+        Ok(header)
+    }
+
     /// Stores a link's target byte for byte; the tar crate's own way would tidy it.
     fn link(&mut self, header: &mut Header, target: &[u8]) -> io::Result<()> {
         if target.len() <= NAME_FIELD {
@@ -139,24 +155,6 @@ impl<W: Write> LayerTar<W> {
         long.set_cksum();
         self.builder.append(&long, target.chain(&b"\0"[..]))?;
         header.set_link_name_literal(&target[..NAME_FIELD])
-    }
-}
-
-impl<W: Write> LayerTar<W> {
-    /// The header of an entry that is no folder, which has its parents and no second of its name
-    /// then.
-    fn begin(&mut self, entry: &Entry) -> io::Result<Header> {
-        self.parents(&entry.path)?;
-        if self.seen.insert(entry.path.clone(), Seen::Other).is_some() {
-            return Err(twice(&entry.path));
-        }
-        let mut header = Header::new_gnu();
-        header.set_mode(entry.mode);
-        header.set_uid(entry.owner.0);
-        header.set_gid(entry.owner.1);
-        header.set_mtime(entry.mtime);
-        header.set_size(0);
-        Ok(header)
     }
 }
 

@@ -4,10 +4,7 @@
 
 use std::io::{self, Read};
 
-use imgbuild::frames::{
-    BLOCK_MAX, BlockReader,
-    splice::{Piece, Splicer},
-};
+use imgbuild::frames::{BLOCK_MAX, BlockReader, splice::Splicer};
 
 /// A few bytes can be gigabytes.
 const LIMIT: u64 = 16 << 20;
@@ -44,13 +41,7 @@ fn splice(data: &[u8], start: usize) -> io::Result<()> {
     let mut buffer = vec![0; BLOCK_MAX];
     let mut left = reader.take(LIMIT);
     loop {
-        let n = left.read(&mut buffer)?;
-        let block = tape.whole(n);
-        let piece = Piece {
-            content: &buffer[..n],
-            block: block.as_deref(),
-        };
-        if n == 0 || !splicer.take(&piece, &mut frame)? {
+        if !splicer.read(&mut left, &tape, &mut buffer, &mut frame)?.1 {
             return splicer.finish(&mut frame);
         }
     }
