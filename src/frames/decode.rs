@@ -66,6 +66,7 @@ pub struct BlockReader<R> {
     tape: Tape,
     /// The frame whose blocks come next.
     frame: Option<FrameHeader>,
+    /// How many frames began, skippable ones too.
     frames: u64,
 }
 
@@ -129,6 +130,7 @@ impl<R: BufRead> BlockReader<R> {
     /// Reads the next header of a frame that has content; None at the input's end.
     fn next_frame(&mut self) -> io::Result<Option<FrameHeader>> {
         while !self.input.fill_buf()?.is_empty() {
+            self.frames += 1;
             let mut header = [0; 18];
             self.input.read_exact(&mut header[..5])?;
             let [a, b, c, d, descriptor, ..] = header;
@@ -146,8 +148,10 @@ impl<R: BufRead> BlockReader<R> {
             let header = &mut header[..FrameHeader::len(descriptor)];
             self.input.read_exact(&mut header[5..])?;
             decode(&mut self.decoder, header, &mut Vec::new())?;
-            self.frames += 1;
             return Ok(Some(FrameHeader::parse(header)));
+        }
+        if self.frames == 0 {
+            return Err(damaged("no frame"));
         }
         Ok(None)
     }
