@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    code,
+    Order, code,
     dry_run_earlier::{Before, sending},
     dry_run_notes::{Unsure, notes, totals},
     dry_run_plan::{
@@ -70,7 +70,7 @@ pub fn dry_run(spec: &ImageSpec, lock: &Lock, known: &Planned<'_>) -> Result<Bui
         blind: false,
         absent: BTreeSet::new(),
     };
-    for site in sites(spec, lock, (base_layers, tree), &[])? {
+    for site in sites(spec, lock, (base_layers, tree), (&[], Order::LargestFirst))? {
         let foresight = foresee(&site, store, cache_from)?;
         if let Some(Foresight { survey, .. }) = &foresight {
             check_overwrites(survey, spec.pip_overwrites)?;

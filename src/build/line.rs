@@ -30,10 +30,10 @@ use crate::{
 /// What to do next; the greatest first. Opening goes before making, since it brings more to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
-    /// Make a layer. The largest first, so that no large one is left for the end.
+    /// Make a layer.
     Layer {
-        /// The size of its archives in bytes.
-        size: u64,
+        /// Its rank among the layers.
+        rank: u64,
         /// Its index in the plan.
         index: usize,
     },
@@ -126,11 +126,11 @@ impl Line {
         }
     }
 
-    /// The packages to bring, in groups that make a layer, with the size of each in bytes.
+    /// The packages to bring, in groups that make a layer, with the rank of each.
     pub(super) fn wanted(&self) -> Vec<(u64, Vec<usize>)> {
         let missing = self.slots.iter().filter(|slot| !slot.begun);
         missing
-            .map(|slot| (slot.size, slot.positions.clone()))
+            .map(|slot| (slot.rank, slot.positions.clone()))
             .collect()
     }
 
@@ -235,8 +235,8 @@ impl Line {
         for (index, (slot, ready)) in self.slots.iter_mut().zip(ready).enumerate() {
             if ready {
                 slot.begun = true;
-                let size = slot.size;
-                steps.push(Step::Layer { size, index });
+                let rank = slot.rank;
+                steps.push(Step::Layer { rank, index });
             }
         }
         steps
@@ -311,6 +311,15 @@ impl Line {
     /// Whether it is known what all packages mean together.
     pub(super) fn is_sure(&self) -> bool {
         matches!(self.stage, Stage::Sure(_))
+    }
+
+    /// The layers that are there with all those below them.
+    pub(super) fn built(&self) -> impl Iterator<Item = &BuiltLayer> {
+        let built = match &self.stage {
+            Stage::Guess(_) => &[][..],
+            Stage::Sure(sure) => &sure.built,
+        };
+        built.iter().map_while(Option::as_ref)
     }
 
     /// Whether every layer is built.

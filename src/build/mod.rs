@@ -42,7 +42,7 @@ use crate::{
     error::Result,
     fetch::Fetcher,
     gate::{self, Facts},
-    image::{self, ENTRYPOINT_LABEL, Image, ImageSettings, PREFIX_LABEL},
+    image::{self, ENTRYPOINT_LABEL, Image, ImageSettings, Layer, PREFIX_LABEL, TopLayer},
     layer::Compressors,
     lock::{Lock, LockedEnv},
     package::{Decoders, Prefix, Survey},
@@ -78,6 +78,19 @@ pub struct Tools<'a> {
     pub natives: &'a [LockedEnv],
     /// Is told of each layer of packages or code that was made, once it is known to be one of the image.
     pub made: &'a (dyn Fn(&BuiltLayer) + Sync),
+    /// Is told of each layer of the image, the lowest first, as soon as it and those below are there.
+    pub next: &'a (dyn Fn(&Layer) + Sync),
+    /// Which layers are made first.
+    pub order: Order,
+}
+
+/// Which layers are made first, and which packages are brought first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// So that no large one is left for the end.
+    LargestFirst,
+    /// For who takes them from the lowest up.
+    LowestFirst,
 }
 
 impl Tools<'_> {
@@ -115,12 +128,19 @@ impl Tools<'_> {
 pub fn build(spec: &ImageSpec, lock: &Lock, ground: &Ground, tools: &Tools<'_>) -> Result<Image> {
     let Ground { image: base, tree } = ground;
     let code = code(spec, tree)?;
-    let sites = sites(spec, lock, (base.layers.len(), tree), tools.natives)?;
+    let sites = sites(
+        spec,
+        lock,
+        (base.layers.len(), tree),
+        (tools.natives, tools.order),
+    )?;
     for site in sites.iter().filter(|_| spec.compile) {
         if let Some(unknown) = pyc::unknown(site.locked) {
             tools.reporter.warn(unknown);
         }
     }
+    let base_layers = base.layers.iter().map(Layer::of_base);
+    base_layers.for_each(|layer| (tools.next)(&layer));
     let mut environments = pipeline::build(sites, spec.pip_overwrites, tools)?;
     let mut top = Vec::new();
     for environment in &mut environments {
@@ -136,9 +156,13 @@ pub fn build(spec: &ImageSpec, lock: &Lock, ground: &Ground, tools: &Tools<'_>) 
         })
         .collect();
     let recipe = recipe::of_image(&environments, code.as_ref())?;
-    top.push(layers::state(&states, wrapper.is_some(), tools)?);
+    let last = |layer: TopLayer| {
+        (tools.next)(&Layer::from(&layer.built));
+        layer
+    };
+    top.push(last(layers::state(&states, wrapper.is_some(), tools)?));
     if let Some(code) = code {
-        top.push(code.build(tools)?);
+        top.push(last(code.build(tools)?));
     }
     let facts = Facts::of(&lock.env);
     let settings = ImageSettings {
@@ -181,7 +205,7 @@ fn sites<'a>(
     spec: &'a ImageSpec,
     lock: &'a Lock,
     (base_layers, tree): (usize, &BaseTree),
-    natives: &'a [LockedEnv],
+    (natives, order): (&'a [LockedEnv], Order),
 ) -> Result<Vec<Site<'a>>> {
     let budget = budget(spec, base_layers)?;
     let site = |locked: &'a LockedEnv, path: &str, specs: &[Spec], role| {
@@ -199,6 +223,7 @@ fn sites<'a>(
             role,
             budget,
             compression: spec.compression,
+            order,
             requested: specs.iter().map(|spec| spec.text.clone()).collect(),
             names: specs
                 .iter()

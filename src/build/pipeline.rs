@@ -23,6 +23,7 @@ use crate::{
     digest::Digest,
     error::{Error, Exit, Result},
     fetch::{self, Wanted},
+    image::Layer,
     package::{Survey, survey},
     plan::Locked,
 };
@@ -76,6 +77,8 @@ struct Pipeline<'p, 'a> {
 struct State {
     /// One a site.
     lines: Vec<Line>,
+    /// How many layers were told of, the lowest first.
+    told: usize,
     jobs: BinaryHeap<Job>,
     failed: Option<Error>,
 }
@@ -108,6 +111,7 @@ impl Pipeline<'_, '_> {
             state.jobs.extend(line.begin().map(|step| (step, index)));
             state.lines.push(line);
         }
+        self.tell(&mut self.lock());
         Ok(())
     }
 
@@ -128,14 +132,14 @@ impl Pipeline<'_, '_> {
         }
     }
 
-    /// Brings the packages of the largest layers first, so that they do not come last.
+    /// Brings the packages of the layers that are made first before others.
     fn download(&self) -> Result<()> {
         let mut groups: Vec<(u64, usize, Vec<usize>)> = Vec::new();
         for (index, line) in self.lock().lines.iter().enumerate() {
             let wanted = line.wanted().into_iter();
-            groups.extend(wanted.map(|(size, positions)| (size, index, positions)));
+            groups.extend(wanted.map(|(rank, positions)| (rank, index, positions)));
         }
-        groups.sort_by_key(|(size, ..)| std::cmp::Reverse(*size));
+        groups.sort_by_key(|(rank, ..)| std::cmp::Reverse(*rank));
         let places = groups
             .into_iter()
             .flat_map(|(_, index, positions)| positions.into_iter().map(move |one| (index, one)));
@@ -260,6 +264,7 @@ impl Pipeline<'_, '_> {
         state
             .jobs
             .extend(settled.steps.into_iter().map(|step| (step, index)));
+        self.tell(&mut state);
         drop(state);
         self.changed.notify_all();
         settled.made.iter().for_each(self.tools.made);
@@ -316,7 +321,20 @@ impl Pipeline<'_, '_> {
         let made = maker.make(&task);
         let wanted = self.with(index, |line| line.leave(&task.key, made))??;
         wanted.iter().for_each(self.tools.made);
+        self.tell(&mut self.lock());
         Ok(())
+    }
+
+    /// Tells of the layers that are there with all those below them, in their order.
+    fn tell(&self, state: &mut State) {
+        let unfinished = state.lines.iter().position(|line| !line.is_done());
+        let lines = state
+            .lines
+            .iter()
+            .take(unfinished.map_or(usize::MAX, |at| at + 1));
+        let there: Vec<Layer> = lines.flat_map(Line::built).map(Layer::from).collect();
+        there.iter().skip(state.told).for_each(self.tools.next);
+        state.told = state.told.max(there.len());
     }
 
     /// Changes a line, and queues what is to be done then.

@@ -10,7 +10,7 @@ use rattler_conda_types::RepoDataRecord;
 use rattler_digest::{Md5, compute_file_digest};
 use serde::Serialize;
 
-use super::{layers::Place, parallel::in_parallel, wheels};
+use super::{Order, layers::Place, parallel::in_parallel, wheels};
 use crate::{
     cache_from::CacheFrom,
     digest::Digest,
@@ -49,6 +49,8 @@ pub(super) struct Site<'a> {
     pub budget: Budget,
     /// What its layers are compressed with.
     pub compression: Compression,
+    /// Which of its layers are made first.
+    pub order: Order,
     /// The specs that asked for the packages, as the user wrote them.
     pub requested: Vec<String>,
     /// The names in these.
@@ -67,6 +69,18 @@ pub(super) enum Role {
 }
 
 impl<'a> Site<'a> {
+    /// What the layer in that place of the plan, of archives of so many bytes, goes by among the
+    /// image's layers; the greatest first.
+    pub(super) fn rank(&self, place: usize, size: u64) -> u64 {
+        match self.order {
+            Order::LargestFirst => size,
+            Order::LowestFirst => {
+                let above = u64::from(self.role == Role::OverMiniconda) << u32::BITS;
+                u64::MAX - above - place as u64
+            }
+        }
+    }
+
     /// The survey of an earlier run over the same packages, if there was one: on this machine, or
     /// where an earlier image comes from.
     pub(super) fn known(&self, store: &Store, cache_from: &CacheFrom) -> Result<Option<Survey>> {

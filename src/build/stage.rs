@@ -49,8 +49,8 @@ pub(super) struct Sure {
 /// The packages of a layer, by position and the largest first.
 pub(super) struct Slot {
     pub positions: Vec<usize>,
-    /// The size of their archives in bytes.
-    pub size: u64,
+    /// What it goes by among the layers, the greatest first.
+    pub rank: u64,
     /// Whether somebody makes it, or it is there.
     pub begun: bool,
 }
@@ -221,14 +221,14 @@ fn slots(site: &Site<'_>, plan: &LayerPlan, survey: Option<&Survey>) -> Vec<Slot
         Member::Conda(index) => *index,
         Member::Wheel(index) => conda + index,
     };
-    let layers = plan.layers.iter().map(|planned| {
+    let layers = plan.layers.iter().enumerate().map(|(place, planned)| {
         let sizes: Vec<u64> = packages(site, planned).iter().map(size).collect();
         let positions = planned.packages.iter().map(position);
         let mut sized: Vec<(u64, usize)> = sizes.iter().copied().zip(positions).collect();
         sized.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
         Slot {
             positions: sized.into_iter().map(|(_, position)| position).collect(),
-            size: sizes.iter().sum(),
+            rank: site.rank(place, sizes.iter().sum()),
             begun: false,
         }
     });

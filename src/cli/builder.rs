@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     base::{BaseLayer, BaseSource, Ground, Loader},
-    build::{self, BuildPlan, Planned, Tools},
+    build::{self, BuildPlan, Order, Planned, Tools},
     cache_from::{CacheFrom, Origins, in_a_line},
     docker::Early,
     error::{Error, Exit, Result},
@@ -76,6 +76,7 @@ impl Builder<'_> {
                 "--cache-from {name} is not used, its layers are built: {}",
                 in_a_line(&e)
             ));
+            self.early.iter().for_each(|early| early.stop());
             cache_from.forget(&name);
         }
     }
@@ -193,9 +194,11 @@ impl Builder<'_> {
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let compressors = Compressors::new(threads, self.first()?.compression);
         let natives = natives(&lockers, &settled, &args.env);
-        let made = |layer: &BuiltLayer| {
-            ahead.iter().for_each(|ahead| ahead.take(layer));
-            self.early.iter().for_each(|early| early.take(layer));
+        let made = |layer: &BuiltLayer| ahead.iter().for_each(|ahead| ahead.take(layer));
+        let next = |layer: &Layer| self.early.iter().for_each(|early| early.take(layer));
+        let order = match self.early {
+            Some(_) => Order::LowestFirst,
+            None => Order::LargestFirst,
         };
         let mut images = Vec::new();
         for (locker, (lock, ground)) in lockers.each().iter().zip(&settled) {
@@ -215,6 +218,8 @@ impl Builder<'_> {
                 cache_from,
                 natives: &natives,
                 made: &made,
+                next: &next,
+                order,
             };
             let image = build::build(spec, lock, ground, &tools);
             let image =

@@ -1,24 +1,34 @@
 //! Layers go to the daemon while others are still being made.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::JoinHandle,
+};
 
 use super::{
     Daemon,
-    known::{Asked, ImageStore, Known},
-    transfer::Transfer,
+    climb::{Climb, Goal},
+    known::Asked,
+    teardown,
 };
 use crate::{
-    error::Result,
+    error::{Error, Exit, Result},
+    image::Layer,
     report::Reporter,
-    sink::Blob,
-    store::{BuiltLayer, Store},
+    store::Store,
 };
 
-/// A daemon that an image will be given to, and what it was asked and sent by now.
+/// How long what was begun may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(300);
+
+/// A daemon that an image will be given to, and what it was sent by now.
 ///
-/// Only layers that were just made are sent early: which of the others the daemon has can be asked
-/// once the image is known. Dropping it, or [`Early::stop`], ends what was begun, and leaves
-/// nothing in the daemon.
+/// Dropping it, or [`Early::stop`], ends what was begun, and leaves nothing in the daemon.
 pub struct Early {
     /// The daemon.
     pub daemon: Daemon,
@@ -27,59 +37,120 @@ pub struct Early {
     /// Progress.
     pub reporter: Reporter,
     asked: Asked,
-    transfer: Mutex<Option<Transfer>>,
+    begun: Mutex<Option<Begun>>,
+}
+
+/// Layers that are on their way. Dropped, they end.
+struct Begun {
+    layers: Option<UnboundedSender<Layer>>,
+    climbing: Option<JoinHandle<Result<Climb>>>,
 }
 
 impl Early {
     /// Asks the daemon, without waiting for it, what it has under the first of these names. Nothing
     /// is sent yet. Must be called within a runtime.
     pub fn new(daemon: Daemon, names: &[String], store: &Store, reporter: &Reporter) -> Self {
-        Self {
+        let early = Self {
             asked: Asked::new(&daemon, names.first().cloned()),
             daemon,
             store: store.clone(),
             reporter: reporter.clone(),
-            transfer: Mutex::default(),
-        }
-    }
-
-    /// Sends a layer, without waiting for it. What cannot be sent now is sent with the image.
-    pub fn take(&self, layer: &BuiltLayer) {
-        // What prevents it is met again, and told, when the image is loaded.
-        let _ = self.try_take(layer);
-    }
-
-    fn try_take(&self, layer: &BuiltLayer) -> Result<()> {
-        let mut transfer = self.lock();
-        let begun = match transfer.take() {
-            Some(begun) => begun,
-            None => Transfer::start(&self.daemon.docker, None, &self.store, &self.reporter)?,
+            begun: Mutex::default(),
         };
-        let (asked, layer, store) = (self.asked.clone(), layer.clone(), self.store.clone());
-        begun.layer(move || match asked.wait()?.store {
-            ImageStore::Classic => Blob::plain(&layer, &store).ok()?,
-            ImageStore::Containerd => Some(Blob::stored(&layer)),
+        let (layers, next) = unbounded_channel();
+        let climbing = tokio::spawn(climb(early.goal(), next));
+        *early.lock() = Some(Begun {
+            layers: Some(layers),
+            climbing: Some(climbing),
         });
-        *transfer = Some(begun);
-        Ok(())
+        early
     }
 
-    /// What the daemon said.
-    pub(super) async fn known(&self) -> Result<Arc<Known>> {
-        self.asked.known(&self.daemon).await
-    }
-
-    /// What was begun, to be ended by another.
-    pub(super) fn begun(&self) -> Option<Transfer> {
-        self.lock().take()
+    /// Sends the image's next layer from the lowest up, without waiting for it. What cannot be sent
+    /// now is sent, or told, when the image is loaded.
+    pub fn take(&self, layer: &Layer) {
+        if let Some(layers) = self.lock().as_ref().and_then(|begun| begun.layers.as_ref()) {
+            let _ = layers.send(layer.clone());
+        }
     }
 
     /// Ends what was begun; waits for the daemon to let go of it.
     pub fn stop(&self) {
-        drop(self.begun());
+        let begun = self.lock().take();
+        drop(begun);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Transfer>> {
-        self.transfer.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What was begun, to be ended by another; something new where it was stopped.
+    pub(super) async fn begun(&self) -> Result<Climb> {
+        let begun = self.lock().take();
+        match begun {
+            Some(begun) => begun.finished().await,
+            None => self.climb().await,
+        }
+    }
+
+    async fn climb(&self) -> Result<Climb> {
+        self.goal().await.map(Climb::new)
+    }
+
+    /// Where the layers go, once the daemon has said what it is.
+    pub(super) fn goal(&self) -> impl Future<Output = Result<Goal>> + Send + 'static {
+        let asked = self.asked.clone();
+        let (daemon, store, reporter) = (
+            self.daemon.clone(),
+            self.store.clone(),
+            self.reporter.clone(),
+        );
+        async move {
+            Ok(Goal {
+                known: asked.known(&daemon).await?,
+                daemon,
+                store,
+                reporter,
+            })
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Begun>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends layers until there are no more.
+async fn climb(
+    goal: impl Future<Output = Result<Goal>>,
+    mut layers: UnboundedReceiver<Layer>,
+) -> Result<Climb> {
+    let mut climb = Climb::new(goal.await?);
+    while let Some(layer) = layers.recv().await {
+        climb.add(&layer).await;
+    }
+    Ok(climb)
+}
+
+impl Begun {
+    async fn finished(mut self) -> Result<Climb> {
+        let lost = |e| Error::new(Exit::Internal, "a thread was lost").why(e);
+        self.layers = None;
+        let Some(climbing) = &mut self.climbing else {
+            return Err(Error::new(Exit::Internal, "a transfer was ended twice"));
+        };
+        let climb = climbing.await.map_err(lost)?;
+        self.climbing = None;
+        climb
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let Some(climbing) = self.climbing.take() else {
+            return;
+        };
+        climbing.abort();
+        let ended = async move {
+            // Cut off, or just then at its end: what it holds is dropped here or there.
+            let _ = climbing.await;
+        };
+        teardown::finish(ended, STOP_LIMIT);
     }
 }

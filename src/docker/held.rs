@@ -3,10 +3,7 @@
 //! Others may remove images at any time, and a daemon may not say all: this is a guess that saves
 //! bytes, and a load that was built on a wrong one is done anew in full.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bollard::{
     Docker,
@@ -18,7 +15,7 @@ use futures_util::{StreamExt, stream};
 use super::known::{ImageStore, Known};
 use crate::{
     digest::Digest,
-    image::{Image, Manifest},
+    image::{Image, Layer, Manifest},
     store::Store,
 };
 
@@ -29,20 +26,140 @@ const LITTLE: u64 = 1 << 20;
 /// How many images are asked about at once.
 const AT_ONCE: usize = 8;
 
-/// The places, from the lowest up, of the layers that need not be sent.
-pub(super) async fn layers(
-    docker: &Docker,
-    known: &Known,
-    image: &Image,
-    store: &Store,
-) -> BTreeSet<usize> {
-    let known = async {
-        match known.store {
-            ImageStore::Classic => (0..chain(docker, known, image).await).collect(),
-            ImageStore::Containerd => blobs(docker, known, image, store).await,
+/// What a daemon has of an image, which is asked layer by layer from the lowest up.
+///
+/// The image that has the name is most often the one before: that is known already, and most often
+/// suffices. The others are asked once, and only where more than a little would be sent.
+pub(super) struct Held {
+    docker: Docker,
+    known: Arc<Known>,
+    store: Store,
+    /// Over containerd: the blobs of the image that has the name.
+    named_blobs: HashSet<Digest>,
+    /// The diff ids so far.
+    chain: Vec<String>,
+    /// Whether the image that has the name shares a layer.
+    shares: bool,
+    /// Bytes of layers that were taken for absent without asking.
+    doubtful: u64,
+    others: Option<Others>,
+}
+
+/// What images have besides the one that has the name.
+#[derive(Default)]
+struct Others {
+    images: Vec<ImageInspect>,
+    /// Over containerd: the blobs of those that this store knows by manifest.
+    blobs: HashSet<Digest>,
+}
+
+impl Held {
+    pub(super) fn new(docker: &Docker, known: &Arc<Known>, store: &Store) -> Self {
+        let of_containerd = |_: &&ImageInspect| known.store == ImageStore::Containerd;
+        let named = known.named.as_ref().filter(of_containerd);
+        let whole = named.filter(|named| !told(named).is_empty());
+        let id = whole.and_then(|named| named.id.as_deref());
+        Self {
+            named_blobs: blobs_of(id, store).collect(),
+            docker: docker.clone(),
+            known: known.clone(),
+            store: store.clone(),
+            chain: Vec::new(),
+            shares: false,
+            doubtful: 0,
+            others: None,
         }
-    };
-    tokio::time::timeout(LIMIT, known).await.unwrap_or_default()
+    }
+
+    /// One that takes no layer for held.
+    pub(super) fn nothing(docker: &Docker, known: &Arc<Known>, store: &Store) -> Self {
+        let unnamed = Arc::new(Known {
+            store: known.store,
+            named: None,
+        });
+        Self {
+            others: Some(Others::default()),
+            ..Self::new(docker, &unnamed, store)
+        }
+    }
+
+    /// Whether the daemon has the next layer.
+    pub(super) async fn has(&mut self, layer: &Layer) -> bool {
+        self.chain.push(layer.diff_id.to_string());
+        if self.is_of_named(layer) {
+            self.shares = true;
+            return true;
+        }
+        self.doubtful += layer.size;
+        if self.others.is_none() && !(self.shares && self.doubtful <= LITTLE) {
+            let asked = others(&self.docker, &self.known, &self.store);
+            let asked = tokio::time::timeout(LIMIT, asked).await;
+            self.others = Some(asked.unwrap_or_default());
+        }
+        let begins = |image: &ImageInspect| told(image).starts_with(&self.chain);
+        self.others.as_ref().is_some_and(|others| {
+            others.blobs.contains(&layer.digest) || others.images.iter().any(begins)
+        })
+    }
+
+    fn is_of_named(&self, layer: &Layer) -> bool {
+        let named = self.known.named.as_ref();
+        match self.known.store {
+            ImageStore::Classic => named.is_some_and(|n| told(n).starts_with(&self.chain)),
+            ImageStore::Containerd => self.named_blobs.contains(&layer.digest),
+        }
+    }
+
+    /// Images with this label that the layers so far begin with.
+    pub(super) fn labelled(&self, label: &str) -> Vec<String> {
+        let has_label = |image: &ImageInspect| {
+            let config = image.config.as_ref();
+            let labels = config.and_then(|config| config.labels.as_ref());
+            labels.is_some_and(|labels| labels.contains_key(label))
+        };
+        let images = self.others.iter().flat_map(|others| &others.images);
+        images
+            .filter(|image| has_label(image) && self.chain.starts_with(told(image)))
+            .filter_map(|image| image.id.clone())
+            .collect()
+    }
+}
+
+/// Asks for all images. Graph drivers find layers by the whole chain below them. Of containerd's
+/// store only those blobs are known that are in images which the daemon has and this store knows by
+/// manifest; to list its images it adds up the sizes of all of them, which takes hundreds of
+/// milliseconds.
+///
+/// A layer that they have in another compression does not do: `docker save` would then leave it out
+/// without a word.
+async fn others(docker: &Docker, known: &Known, store: &Store) -> Others {
+    let images = list(docker).await;
+    match known.store {
+        ImageStore::Classic => Others {
+            images: stream::iter(images)
+                .map(|found| async move { docker.inspect_image(&found.id).await })
+                .buffer_unordered(AT_ONCE)
+                .filter_map(|found| std::future::ready(found.ok()))
+                .collect()
+                .await,
+            blobs: HashSet::new(),
+        },
+        ImageStore::Containerd => {
+            let whole = images.iter().filter(|found| !lacks(found));
+            let blobs = whole.flat_map(|found| blobs_of(Some(&found.id), store));
+            Others {
+                images: Vec::new(),
+                blobs: blobs.collect(),
+            }
+        }
+    }
+}
+
+/// The layers of an image whose manifest this store knows.
+fn blobs_of(id: Option<&str>, store: &Store) -> impl Iterator<Item = Digest> {
+    let manifest = id.and_then(|id| manifest(id, store));
+    let layers = manifest.into_iter().flat_map(|manifest| manifest.layers);
+    layers.map(|layer| layer.digest)
 }
 
 /// Whether the daemon itself says that it lacks a part of the image, as Docker 28 and later can.
@@ -64,26 +181,6 @@ async fn list(docker: &Docker) -> Vec<ImageSummary> {
     docker.list_images(Some(options)).await.unwrap_or_default()
 }
 
-/// How many of the image's lowest layers some image of the daemon begins with. Graph drivers find
-/// layers by the whole chain below them, so one that differs makes those above it others as well.
-/// The image that has the name is most often the one before: that is known already.
-async fn chain(docker: &Docker, known: &Known, image: &Image) -> usize {
-    let ours = diff_ids(image);
-    let common = known.named.iter().map(|named| common_start(&ours, named));
-    let common = common.max().unwrap_or(0);
-    let rest: u64 = image.layers.iter().skip(common).map(|l| l.size).sum();
-    if common > 0 && rest <= LITTLE {
-        return common;
-    }
-    let images = list(docker).await;
-    stream::iter(images)
-        .map(|found| async move { docker.inspect_image(&found.id).await })
-        .buffer_unordered(AT_ONCE)
-        .map(|found| found.map_or(0, |found| common_start(&ours, &found)))
-        .fold(0, |most, common| std::future::ready(most.max(common)))
-        .await
-}
-
 /// What the image's layers are called by a daemon.
 pub(super) fn diff_ids(image: &Image) -> Vec<String> {
     let layers = image.layers.iter();
@@ -96,42 +193,6 @@ pub(super) fn told(image: &ImageInspect) -> &[String] {
     root.and_then(|root| root.layers.as_deref()).unwrap_or(&[])
 }
 
-fn common_start(ours: &[String], theirs: &ImageInspect) -> usize {
-    let pairs = ours.iter().zip(told(theirs));
-    pairs.take_while(|(ours, theirs)| ours == theirs).count()
-}
-
-/// The layers whose very blobs are in containerd's store: those of images that it has and this
-/// store knows by manifest. To list its images it adds up the sizes of all of them, which takes
-/// hundreds of milliseconds: the one that has the name now most often suffices.
-async fn blobs(docker: &Docker, known: &Known, image: &Image, store: &Store) -> BTreeSet<usize> {
-    let named = known.named.iter().filter(|named| !told(named).is_empty());
-    let held = shared(named.filter_map(|named| named.id.as_deref()), image, store);
-    let rest = image.layers.iter().enumerate();
-    let rest = rest.filter(|(place, _)| !held.contains(place));
-    if !held.is_empty() && rest.map(|(_, layer)| layer.size).sum::<u64>() <= LITTLE {
-        return held;
-    }
-    let images = list(docker).await;
-    let whole = images.iter().filter(|found| !lacks(found));
-    shared(whole.map(|found| found.id.as_str()), image, store)
-}
-
-/// The layers that images with these IDs have too. A layer that they have in another compression
-/// does not do: `docker save` would then leave it out without a word.
-fn shared<'a>(ids: impl Iterator<Item = &'a str>, image: &Image, store: &Store) -> BTreeSet<usize> {
-    let held: HashSet<Digest> = ids
-        .filter_map(|id| manifest(id, store))
-        .flat_map(|manifest| manifest.layers)
-        .map(|layer| layer.digest)
-        .collect();
-    let layers = image.layers.iter().enumerate();
-    layers
-        .filter(|(_, layer)| held.contains(&layer.digest))
-        .map(|(place, _)| place)
-        .collect()
-}
-
 fn manifest(id: &str, store: &Store) -> Option<Manifest> {
     let digest = id.parse().ok()?;
     if !store.blob_path(&digest).exists() {
@@ -142,19 +203,57 @@ fn manifest(id: &str, store: &Store) -> Option<Manifest> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use bollard::API_DEFAULT_VERSION;
+    use serde_json::json;
 
-    #[test]
-    fn chains_are_held_from_the_bottom() {
-        let ids = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
-        let common = |theirs: &str| {
-            let root = serde_json::json!({"Type": "layers", "Layers": ids(theirs)});
-            let image = serde_json::from_value(serde_json::json!({ "RootFS": root }));
-            common_start(&ids("abc"), &image.unwrap())
+    use super::*;
+    use crate::digest::DiffId;
+
+    #[tokio::test]
+    async fn chains_are_held_from_the_bottom() {
+        let layer = |name: &char| {
+            let digest = Digest::of(name.to_string().as_bytes());
+            Layer {
+                media_type: String::new(),
+                digest,
+                size: 1,
+                diff_id: DiffId(digest),
+                unpacked: None,
+                annotations: Default::default(),
+            }
         };
-        assert_eq!(
-            ["", "abc", "abcd", "ab", "axc", "bc"].map(common),
-            [0, 3, 3, 2, 1, 0]
-        );
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        // Nobody listens there: what is not known of the named image counts as absent.
+        let socket = dir.path().join("d.sock");
+        std::fs::write(&socket, "").unwrap();
+        let path = socket.to_string_lossy();
+        let docker = Docker::connect_with_unix(&path, 1, API_DEFAULT_VERSION).unwrap();
+        for (theirs, held) in [
+            ("", 0),
+            ("abc", 3),
+            ("abcd", 3),
+            ("ab", 2),
+            ("axc", 1),
+            ("bc", 0),
+        ] {
+            let ids = theirs.chars().map(|name| layer(&name).diff_id.to_string());
+            let root = json!({"Type": "layers", "Layers": ids.collect::<Vec<_>>()});
+            let named = serde_json::from_value(json!({ "RootFS": root })).unwrap();
+            let known = Arc::new(Known {
+                store: ImageStore::Classic,
+                named: Some(named),
+            });
+            let mut asked = Held::new(&docker, &known, &store);
+            let mut nothing = Held::nothing(&docker, &known, &store);
+            for (place, name) in ['a', 'b', 'c'].iter().enumerate() {
+                assert_eq!(
+                    asked.has(&layer(name)).await,
+                    place < held,
+                    "{theirs} {name}"
+                );
+                assert!(!nothing.has(&layer(name)).await);
+            }
+        }
     }
 }

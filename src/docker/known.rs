@@ -11,7 +11,6 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use tokio::runtime::Handle;
 
 use super::{Daemon, words};
 use crate::error::{Error, Result};
@@ -34,12 +33,9 @@ pub(super) struct Known {
     pub named: Option<ImageInspect>,
 }
 
-/// An answer that is on its way, and the runtime that brings it.
+/// An answer that is on its way.
 #[derive(Clone)]
-pub(super) struct Asked {
-    answer: Shared<BoxFuture<'static, Result<Arc<Known>, String>>>,
-    runtime: Handle,
-}
+pub(super) struct Asked(Shared<BoxFuture<'static, Result<Arc<Known>, String>>>);
 
 impl Asked {
     /// Asks a daemon, and which image has that name. Must be called within a runtime.
@@ -57,10 +53,7 @@ impl Asked {
             Ok(Arc::new(Known { store, named }))
         });
         let answer = asking.map(|known| known.unwrap_or_else(|e| Err(e.to_string())));
-        Self {
-            answer: answer.boxed().shared(),
-            runtime: Handle::current(),
-        }
+        Self(answer.boxed().shared())
     }
 
     /// Waits for the answer.
@@ -68,17 +61,12 @@ impl Asked {
     /// # Errors
     /// When the daemon did not give one.
     pub(super) async fn known(&self, daemon: &Daemon) -> Result<Arc<Known>> {
-        self.answer.clone().await.map_err(|why| {
+        self.0.clone().await.map_err(|why| {
             Error::environment("the Docker daemon does not say what it is")
                 .at(&daemon.how)
                 .why(why)
                 .hint("check the daemon with `docker info`")
         })
-    }
-
-    /// As [`Asked::known`], on a thread that is none of a runtime's.
-    pub(super) fn wait(&self) -> Option<Arc<Known>> {
-        self.runtime.block_on(self.answer.clone()).ok()
     }
 }
 

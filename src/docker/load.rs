@@ -10,17 +10,17 @@ use bollard::{
 };
 
 use super::{
-    Early, held, is_absent,
-    known::{ImageStore, Known},
-    transfer::{Failure, Loaded, Transfer},
+    Early,
+    climb::{Climb, Goal},
+    held, is_absent,
+    transfer::{Failure, Loaded},
     words,
 };
 use crate::{
     digest::Digest,
-    error::{Error, Exit, Result},
+    error::{Error, Result},
     image::Image,
     report::human_bytes,
-    sink::Contents,
 };
 
 /// What a daemon says of a full disk, among other words.
@@ -36,44 +36,46 @@ const REFUSES: &str = "does not take the image";
 /// # Errors
 /// When a blob is missing, or the daemon refuses the image or keeps it under another ID.
 pub async fn load(early: &Early, image: &Image, names: &[String]) -> Result<String> {
-    let (began, begun) = (Instant::now(), early.begun());
+    let began = Instant::now();
+    let goal = early.goal().await?;
     let load = Load {
-        early,
-        known: &*early.known().await?,
+        goal: &goal,
         image,
         names,
     };
-    let title = early.daemon.facts.title();
+    let title = goal.daemon.facts.title();
     let shown = names.first().map_or("the image", String::as_str);
+    let mut climb = early.begun().await?;
+    if !climb.leads_to(image) {
+        climb = Climb::new(goal.clone());
+    }
+    climb.add_rest(image).await;
     // What was sent must come to an end.
-    if begun.is_none()
+    if climb.is_idle()
         && let Some(id) = load.held().await?
     {
-        early
-            .reporter
-            .step(format!("{title} holds {shown} already"));
+        goal.reporter.step(format!("{title} holds {shown} already"));
         return Ok(id);
     }
-    let sent = load.send(begun).await?;
+    let of = climb.size();
+    let sent = load.send(climb).await?;
     let id = match sent.id.as_ref().filter(|_| load.is_told(&sent.loaded)) {
         Some(id) => id.clone(),
         None => load.verified().await?,
     };
-    let Sent { bytes, of, .. } = sent;
-    let amount = match bytes < of {
-        true => format!("{} of {} sent", human_bytes(bytes), human_bytes(of)),
-        false => human_bytes(bytes),
+    let amount = match sent.bytes < of {
+        true => format!("{} of {} sent", human_bytes(sent.bytes), human_bytes(of)),
+        false => human_bytes(sent.bytes),
     };
     let seconds = began.elapsed().as_secs_f64();
-    early.reporter.step(format!(
+    goal.reporter.step(format!(
         "Loaded {shown} into {title} ({amount}, {seconds:.1} s)"
     ));
     Ok(id)
 }
 
 struct Load<'a> {
-    early: &'a Early,
-    known: &'a Known,
+    goal: &'a Goal,
     image: &'a Image,
     names: &'a [String],
 }
@@ -82,8 +84,6 @@ struct Load<'a> {
 struct Sent {
     /// How many bytes went to the daemon.
     bytes: u64,
-    /// The size of all layers.
-    of: u64,
     /// What the daemon said to have loaded.
     loaded: Loaded,
     /// The ID under which it has all of the image, as far as that is known.
@@ -92,11 +92,11 @@ struct Sent {
 
 impl Load<'_> {
     fn docker(&self) -> &Docker {
-        &self.early.daemon.docker
+        &self.goal.daemon.docker
     }
 
     fn is_classic(&self) -> bool {
-        self.known.store == ImageStore::Classic
+        self.goal.is_classic()
     }
 
     /// The ID of the image, if the daemon has it; it has all of the names then.
@@ -122,18 +122,17 @@ impl Load<'_> {
     }
 
     /// Sends what the daemon lacks.
-    async fn send(&self, mut begun: Option<Transfer>) -> Result<Sent> {
-        let Early { store, .. } = self.early;
-        let held = held::layers(self.docker(), self.known, self.image, store).await;
+    async fn send(&self, mut climb: Climb) -> Result<Sent> {
         let mut wasted = 0;
-        if !held.is_empty() {
+        if climb.leaves_out() {
             let absent = self.absent_names().await;
-            let (sent, answer) = self.transfer(&held, begun.take()).await?;
+            let answer = climb.finish(self.image, self.names).await;
+            let bytes = climb.sent();
             match answer {
                 Ok(loaded) => {
                     let id = self.whole().await?;
                     if id.is_some() {
-                        return Ok(Sent { loaded, id, ..sent });
+                        return Ok(Sent { bytes, loaded, id });
                     }
                 }
                 Err(Failure::Refused(why)) if why.contains(DISK_FULL) => {
@@ -142,19 +141,19 @@ impl Load<'_> {
                 Err(Failure::Other(error)) => return Err(error),
                 Err(Failure::Refused(_)) => {}
             }
-            self.early
+            self.goal
                 .reporter
                 .step("Docker has not all layers that it told of: sending the whole image");
             self.forget(&absent).await;
-            wasted = sent.bytes;
+            wasted = bytes;
+            climb = Climb::whole(self.goal.clone());
+            climb.add_rest(self.image).await;
         }
-        let (sent, answer) = self.transfer(&BTreeSet::new(), begun).await?;
-        match answer {
+        match climb.finish(self.image, self.names).await {
             Ok(loaded) => Ok(Sent {
-                bytes: wasted + sent.bytes,
+                bytes: wasted + climb.sent(),
                 id: self.classic_id(),
                 loaded,
-                ..sent
             }),
             Err(Failure::Refused(why)) => Err(refused(REFUSES, why)),
             Err(Failure::Other(error)) => Err(error),
@@ -175,7 +174,7 @@ impl Load<'_> {
         let Some(id) = self.held_id().await? else {
             return Ok(None);
         };
-        let tells = self.early.daemon.tells_parts;
+        let tells = self.goal.daemon.tells_parts;
         let incomplete = tells && held::is_incomplete(self.docker(), self.image).await;
         Ok((!incomplete).then_some(id))
     }
@@ -183,48 +182,7 @@ impl Load<'_> {
     /// Whether the daemon said to have loaded the image under all of its names.
     fn is_told(&self, loaded: &Loaded) -> bool {
         let told = !self.names.is_empty() && self.names.iter().all(|name| loaded.contains(name));
-        told && !self.early.daemon.facts.podman
-    }
-
-    /// Sends all but those layers, and what the image is.
-    async fn transfer(
-        &self,
-        but: &BTreeSet<usize>,
-        begun: Option<Transfer>,
-    ) -> Result<(Sent, Result<Loaded, Failure>)> {
-        let Early {
-            daemon,
-            store,
-            reporter,
-            ..
-        } = self.early;
-        let contents = self.contents(but.clone()).await?;
-        let of = contents.whole_size();
-        let transfer = match begun {
-            Some(begun) => begun,
-            None => Transfer::start(&daemon.docker, Some(contents.size()), store, reporter)?,
-        };
-        let (bytes, answer) = transfer.finish(contents, self.names).await;
-        let sent = Sent {
-            bytes,
-            of,
-            loaded: Loaded::new(),
-            id: None,
-        };
-        Ok((sent, answer))
-    }
-
-    /// The archive. Graph drivers throw compression away; containerd's store keeps the blobs, and
-    /// with them the image's digest.
-    async fn contents(&self, but: BTreeSet<usize>) -> Result<Contents> {
-        let wanted = move |place| !but.contains(&place);
-        if !self.is_classic() {
-            return Ok(Contents::stored(self.image).only(wanted));
-        }
-        let (image, store) = (self.image.clone(), self.early.store.clone());
-        tokio::task::spawn_blocking(move || Contents::plain(&image, &store, wanted))
-            .await
-            .unwrap_or_else(|e| Err(Error::new(Exit::Internal, "a thread was lost").why(e)))
+        told && !self.goal.daemon.facts.podman
     }
 
     /// The names that no image of containerd's store has.
@@ -234,7 +192,7 @@ impl Load<'_> {
             return absent;
         }
         // The first was there when it was asked for.
-        let first = usize::from(self.known.named.is_some());
+        let first = usize::from(self.goal.known.named.is_some());
         for name in self.names.iter().skip(first) {
             let found = self.docker().inspect_image(name).await;
             if found.is_err_and(|e| is_absent(&e)) {

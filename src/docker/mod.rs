@@ -3,6 +3,7 @@
 //! Every future here is safe to drop, as a Ctrl-C does: what must be undone in the daemon is undone
 //! before the drop returns, see [`teardown`].
 
+mod climb;
 mod connect;
 mod container;
 mod early;
@@ -13,6 +14,7 @@ mod held;
 mod known;
 mod lines;
 mod load;
+mod part;
 mod pipe;
 mod teardown;
 mod transfer;

@@ -36,14 +36,14 @@ pub(super) struct Pipe {
     buffer: BytesMut,
     position: Position,
     control: Arc<Control>,
-    shown: Task,
+    shown: Arc<Task>,
     closed: bool,
 }
 
 impl Pipe {
     /// A pipe, and where its bytes come out. Once it is told to stop, nothing is taken beyond
     /// the end of the file that is being written.
-    pub(super) fn new(control: Arc<Control>, shown: Task) -> (Self, Chunks) {
+    pub(super) fn new(control: Arc<Control>, shown: Arc<Task>) -> (Self, Chunks) {
         let (chunks, out) = mpsc::channel(DEPTH);
         let pipe = Self {
             chunks,
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_stopped_pipe_ends_after_the_file() {
         let control = Arc::new(Control::default());
-        let task = Reporter::stderr(true).bytes(Activity::new(Step::Load, ""), None);
+        let task = Arc::new(Reporter::stderr(true).bytes(Activity::new(Step::Load, ""), None));
         let (mut pipe, mut out) = Pipe::new(control.clone(), task);
         let archive = archive();
         pipe.write_all(&archive[..600]).unwrap();
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_goes_away_is_noticed() {
-        let task = Reporter::stderr(true).bytes(Activity::new(Step::Load, ""), None);
+        let task = Arc::new(Reporter::stderr(true).bytes(Activity::new(Step::Load, ""), None));
         let (mut pipe, out) = Pipe::new(Arc::default(), task);
         drop(out);
         pipe.write_all(b"x").unwrap();

@@ -50,48 +50,72 @@ pub(super) type Loaded = BTreeSet<String>;
 
 /// What a transfer sends, one after the other.
 enum Piece {
-    /// A layer, whose form may still be waited for; none is sent with the image.
-    Layer(Box<dyn FnOnce() -> Option<Blob> + Send>),
+    /// A layer.
+    Layer(Blob),
     /// The other layers, and the image under these names.
     Image(Contents, Vec<String>),
+}
+
+/// What is shown of transfers.
+#[derive(Clone)]
+pub(super) struct Shown {
+    sent: Arc<Task>,
+    unpacked: Arc<Task>,
+}
+
+impl Shown {
+    /// Begins to show that `total` bytes, if that is known, are sent.
+    pub(super) fn start(reporter: &Reporter, total: Option<u64>) -> Self {
+        let task =
+            |what: &str, total| Arc::new(reporter.bytes(Activity::new(Step::Load, what), total));
+        Self {
+            sent: task("to Docker", total),
+            unpacked: task("Docker unpacks", None),
+        }
+    }
 }
 
 /// A transfer on a thread of its own, so that it can outlive the future that waits for it.
 pub(super) struct Transfer {
     pieces: Option<Sender<Piece>>,
     control: Arc<Control>,
+    /// Ends once all was written.
+    writing: oneshot::Receiver<()>,
     result: Option<oneshot::Receiver<Result<Loaded, Failure>>>,
     reporter: Reporter,
 }
 
 impl Transfer {
-    /// Begins to send an archive, of `total` bytes if that is known.
+    /// Begins to send an archive.
     ///
     /// # Errors
     /// When a thread cannot be started.
     pub(super) fn start(
         docker: &Docker,
-        total: Option<u64>,
+        shown: &Shown,
         store: &Store,
         reporter: &Reporter,
     ) -> Result<Self> {
         let control = Arc::new(Control::default());
-        let shown = reporter.bytes(Activity::new(Step::Load, "to Docker"), total);
-        let (pipe, chunks) = Pipe::new(control.clone(), shown);
+        let (pipe, chunks) = Pipe::new(control.clone(), shown.sent.clone());
         let (pieces, queue) = channel();
+        let (written, writing) = oneshot::channel();
         let writer = {
             let store = store.clone();
-            thread::spawn(move || write(pipe, &queue, &store))
+            thread::spawn(move || {
+                let _written = written;
+                write(pipe, &queue, &store)
+            })
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|e| Error::environment("cannot start a thread").why(e))?;
         let docker = docker.clone().with_timeout(ANSWER);
-        let unpacked = reporter.bytes(Activity::new(Step::Load, "Docker unpacks"), None);
+        let unpacked = shown.unpacked.clone();
         let (tell, result) = oneshot::channel();
         thread::spawn(move || {
-            let answer = runtime.block_on(post(&docker, chunks, unpacked));
+            let answer = runtime.block_on(post(&docker, chunks, &unpacked));
             // A daemon may refuse before it has read all: what would be sent has nowhere to go then.
             drop(runtime);
             let written = writer.join().unwrap_or(Ok(()));
@@ -101,14 +125,15 @@ impl Transfer {
         Ok(Self {
             pieces: Some(pieces),
             control,
+            writing,
             result: Some(result),
             reporter: reporter.clone(),
         })
     }
 
-    /// Sends a layer; what it is may be found out on the transfer's own time.
-    pub(super) fn layer(&self, blob: impl FnOnce() -> Option<Blob> + Send + 'static) {
-        self.send(Piece::Layer(Box::new(blob)));
+    /// Sends a layer.
+    pub(super) fn layer(&self, blob: Blob) {
+        self.send(Piece::Layer(blob));
     }
 
     /// A writer that is gone has failed, and its failure is told at the end.
@@ -118,20 +143,25 @@ impl Transfer {
         }
     }
 
-    /// Sends the other layers of an image and gives it these names; waits for the daemon's answer.
-    /// Returns how many bytes it was sent, and its answer.
-    pub(super) async fn finish(
-        mut self,
-        contents: Contents,
-        names: &[String],
-    ) -> (u64, Result<Loaded, Failure>) {
+    /// Sends the other layers of an image, and what it is under these names.
+    pub(super) fn image(&self, contents: Contents, names: &[String]) {
         self.send(Piece::Image(contents, names.to_owned()));
-        let answer = self.answer().await;
-        self.result = None;
-        (self.control.sent.load(Ordering::Relaxed), answer)
     }
 
-    async fn answer(&mut self) -> Result<Loaded, Failure> {
+    /// How many bytes were sent by now.
+    pub(super) fn sent(&self) -> u64 {
+        self.control.sent.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the daemon was sent all.
+    pub(super) async fn written(&mut self) {
+        if !self.writing.is_terminated() {
+            let _ = (&mut self.writing).await;
+        }
+    }
+
+    /// Waits for what the daemon says of the image.
+    pub(super) async fn answer(&mut self) -> Result<Loaded, Failure> {
         let lost = || {
             let error = Error::new(Exit::Internal, "the transfer to Docker broke off");
             Failure::Other(error)
@@ -139,7 +169,9 @@ impl Transfer {
         let Some(result) = &mut self.result else {
             return Err(lost());
         };
-        result.await.unwrap_or_else(|_| Err(lost()))
+        let answer = result.await.unwrap_or_else(|_| Err(lost()));
+        self.result = None;
+        answer
     }
 }
 
@@ -182,7 +214,7 @@ fn archive(pipe: &mut Pipe, pieces: &Receiver<Piece>, store: &Store) -> Result<(
     let mut archive = Archive::begin(store, pipe)?;
     while let Some(piece) = next(pieces, &mut archive)? {
         match piece {
-            Piece::Layer(blob) => blob().map_or(Ok(()), |blob| archive.layer(&blob))?,
+            Piece::Layer(blob) => archive.layer(&blob)?,
             Piece::Image(contents, names) => return archive.end(&contents, &names),
         }
     }
@@ -201,7 +233,7 @@ fn next(pieces: &Receiver<Piece>, archive: &mut Archive<'_>) -> Result<Option<Pi
     }
 }
 
-async fn post(docker: &Docker, chunks: Chunks, unpacked: Task) -> Result<Loaded, Failure> {
+async fn post(docker: &Docker, chunks: Chunks, unpacked: &Task) -> Result<Loaded, Failure> {
     let body = stream::unfold(chunks, |mut chunks| async {
         chunks.recv().await.map(|chunk| (chunk, chunks))
     });
@@ -265,7 +297,7 @@ mod tests {
     use bollard::API_DEFAULT_VERSION;
 
     use super::*;
-    use crate::{digest::DiffId, store::BuiltLayer};
+    use crate::{digest::DiffId, image::Layer, sink::Packed};
 
     /// A daemon that answers a load at once, and neither reads on nor closes the connection.
     #[tokio::test]
@@ -286,19 +318,21 @@ mod tests {
         let store = Store::open(dir.path().join("cache")).unwrap();
         // More than the connection and the pipe hold.
         let (digest, size) = store.put_blob(&vec![7; 16 << 20]).unwrap();
-        let layer = BuiltLayer {
+        let layer = Layer {
             diff_id: DiffId(digest),
             digest,
             size,
             unpacked: Some(size),
             media_type: String::new(),
+            annotations: Default::default(),
         };
         let path = socket.to_string_lossy();
         let docker = Docker::connect_with_unix(&path, 120, API_DEFAULT_VERSION).unwrap();
-        let mut transfer = Transfer::start(&docker, None, &store, &Reporter::stderr(true)).unwrap();
-        transfer.layer(move || Some(Blob::stored(&layer)));
+        let reporter = Reporter::stderr(true);
+        let shown = Shown::start(&reporter, None);
+        let mut transfer = Transfer::start(&docker, &shown, &store, &reporter).unwrap();
+        transfer.layer(Packed::stored(&layer).blob().unwrap());
         let answer = tokio::time::timeout(Duration::from_secs(60), transfer.answer()).await;
-        transfer.result = None;
         match answer.expect("the refusal is not heard") {
             Err(Failure::Refused(why)) => assert_eq!(why, "no room"),
             other => panic!("{other:?}"),

@@ -11,11 +11,14 @@ pub use manifest::{Annotations, Descriptor, Index, Manifest};
 pub use set::{Document, ImageSet};
 
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::{
     base::{BaseImage, BaseLayer, media},
     digest::{DiffId, Digest},
     error::{Error, Result},
+    machine::Machine,
+    store::BuiltLayer,
 };
 
 /// The annotation with the base image's name in a registry (OCI image-spec, annotations.md).
@@ -45,7 +48,8 @@ pub struct Layer {
 }
 
 impl Layer {
-    fn of_base(layer: &BaseLayer) -> Self {
+    /// A layer of the base.
+    pub(crate) fn of_base(layer: &BaseLayer) -> Self {
         Self {
             media_type: layer.media_type.clone(),
             digest: layer.digest,
@@ -58,12 +62,8 @@ impl Layer {
 
     fn on_top(layer: &TopLayer) -> Self {
         Self {
-            media_type: layer.built.media_type.clone(),
-            digest: layer.built.digest,
-            size: layer.built.size,
-            diff_id: layer.built.diff_id,
-            unpacked: layer.built.unpacked,
             annotations: layer.annotations.clone(),
+            ..Self::from(&layer.built)
         }
     }
 
@@ -85,6 +85,19 @@ impl Layer {
             size: self.size,
             annotations: self.annotations.clone(),
             platform: None,
+        }
+    }
+}
+
+impl From<&BuiltLayer> for Layer {
+    fn from(built: &BuiltLayer) -> Self {
+        Self {
+            media_type: built.media_type.clone(),
+            digest: built.digest,
+            size: built.size,
+            diff_id: built.diff_id,
+            unpacked: built.unpacked,
+            annotations: Annotations::new(),
         }
     }
 }
@@ -143,6 +156,47 @@ impl Image {
         })
     }
 
+    /// An image with this config, whose diff ids are those of the layers.
+    fn of(config: Vec<u8>, layers: Vec<Layer>, annotations: Annotations) -> Result<Self> {
+        let config_digest = Digest::of(&config);
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: media::OCI_MANIFEST.into(),
+            config: Descriptor {
+                media_type: media::OCI_CONFIG.into(),
+                digest: config_digest,
+                size: config.len() as u64,
+                annotations: Annotations::new(),
+                platform: None,
+            },
+            layers: layers.iter().map(Layer::descriptor).collect(),
+            annotations,
+        };
+        let manifest = manifest.to_bytes()?;
+        Ok(Self {
+            digest: Digest::of(&manifest),
+            config,
+            manifest,
+            config_digest,
+            layers,
+        })
+    }
+
+    /// An image of nothing but layers, with one label.
+    ///
+    /// # Errors
+    /// When its documents cannot be written.
+    pub fn bare(layers: Vec<Layer>, label: &str) -> Result<Self> {
+        let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
+        let config = json!({
+            "architecture": Machine::here().unwrap_or_default().architecture(),
+            "os": "linux",
+            "config": {"Labels": {label: ""}},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        Self::of(config.to_string().into_bytes(), layers, Annotations::new())
+    }
+
     /// The same image with its layers packed in another way: another manifest, the same config.
     ///
     /// # Errors
@@ -178,30 +232,9 @@ fn diff_ids(config: &[u8]) -> Result<Vec<DiffId>> {
 /// When the base's config is not an image config.
 pub fn assemble(base: &BaseImage, top: &[TopLayer], settings: &ImageSettings) -> Result<Image> {
     let config = assemble_config(base, top, settings)?;
-    let config_digest = Digest::of(&config);
     let base_layers = base.layers.iter().map(Layer::of_base);
-    let layers: Vec<Layer> = base_layers.chain(top.iter().map(Layer::on_top)).collect();
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: media::OCI_MANIFEST.into(),
-        config: Descriptor {
-            media_type: media::OCI_CONFIG.into(),
-            digest: config_digest,
-            size: config.len() as u64,
-            annotations: Annotations::new(),
-            platform: None,
-        },
-        layers: layers.iter().map(Layer::descriptor).collect(),
-        annotations: annotations(base, settings),
-    };
-    let manifest = manifest.to_bytes()?;
-    Ok(Image {
-        digest: Digest::of(&manifest),
-        config,
-        manifest,
-        config_digest,
-        layers,
-    })
+    let layers = base_layers.chain(top.iter().map(Layer::on_top)).collect();
+    Image::of(config, layers, annotations(base, settings))
 }
 
 /// The user's annotations, and what the base was (OCI image-spec, annotations.md). Only a

@@ -46,8 +46,8 @@ pub fn write_archive(
 ) -> Result<()> {
     let images = outgoing.set.images().iter();
     let contents = images.map(|image| match kind {
-        ArchiveKind::Oci => Ok(Contents::stored(image)),
-        ArchiveKind::Docker => Contents::plain(image, store, |_| true),
+        ArchiveKind::Oci => Contents::stored(image),
+        ArchiveKind::Docker => Contents::plain(image, store),
     });
     let contents = contents.collect::<Result<Vec<_>>>()?;
     let parts = Parts {

@@ -10,7 +10,7 @@ use crate::{
     digest::Digest,
     error::{Error, Result},
     image::{Image, KEY_ANNOTATION, Layer},
-    store::{BuiltLayer, Store},
+    store::Store,
 };
 
 /// What an archive holds: an image as its documents describe it, and some of its layers.
@@ -19,6 +19,13 @@ pub struct Contents {
     image: Image,
     /// Where each layer of the image comes from; absent for those left out.
     sources: Vec<Option<Source>>,
+}
+
+/// A layer as an archive describes it, and where it comes from unless it is left out.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    layer: Layer,
+    source: Option<Source>,
 }
 
 /// A blob of the store, and what has to be undone for the archive.
@@ -38,71 +45,116 @@ pub struct Blob {
     source: Source,
 }
 
-impl Contents {
-    /// The layers as the store has them.
-    pub fn stored(image: &Image) -> Self {
-        let source = |layer: &Layer| Source {
+impl Packed {
+    /// A layer as the store has it.
+    pub fn stored(layer: &Layer) -> Self {
+        let source = Source {
             stored: layer.digest,
             unpack: Packing::Plain,
         };
         Self {
-            sources: image.layers.iter().map(source).map(Some).collect(),
-            image: image.clone(),
+            layer: layer.clone(),
+            source: Some(source),
         }
     }
 
-    /// The layers as plain tars, which every Docker reads and none has to decompress. gzip layers
-    /// of a base stay as they are: to know the size of their tars, each would be decoded twice.
-    ///
-    /// Only those layers that are wanted by their place in the image are looked at and come with it.
-    /// Reads one of zstd and unknown size to its end.
+    /// A layer as a plain tar, which every Docker reads and none has to decompress. A gzip layer of
+    /// a base stays as it is: to know the size of its tar, it would be decoded twice. One of zstd
+    /// and unknown size is read to its end.
     ///
     /// # Errors
-    /// When a blob is missing or damaged.
-    pub fn plain(image: &Image, store: &Store, wanted: impl Fn(usize) -> bool) -> Result<Self> {
-        let (mut layers, mut sources) = (Vec::new(), Vec::new());
-        for (place, layer) in image.layers.iter().enumerate() {
-            if !wanted(place) {
-                let plain = unpacked(layer, store).map(|size| as_tar(layer, size));
-                layers.push(plain.unwrap_or_else(|| layer.clone()));
-                sources.push(None);
-                continue;
-            }
-            let (plain, source) = plain(layer, store)?;
-            layers.push(plain);
-            sources.push(Some(source));
-        }
+    /// When the blob is missing or damaged.
+    pub fn plain(layer: &Layer, store: &Store) -> Result<Self> {
+        let packing = media::sniff_blob(store, &layer.digest)?;
+        let size = match (packing, unpacked(layer, store)) {
+            (Packing::Plain, _) | (Packing::Gzip, None) => return Ok(Self::stored(layer)),
+            (_, Some(size)) => size,
+            (Packing::Zstd, None) => count(layer, packing, store)?,
+        };
+        let source = Source {
+            stored: layer.digest,
+            unpack: packing,
+        };
         Ok(Self {
-            image: image.with_layers(layers)?,
-            sources,
+            layer: as_tar(layer, size),
+            source: Some(source),
         })
     }
 
-    /// The same image, with only those layers that are wanted by their place in it.
-    #[must_use]
-    pub fn only(mut self, wanted: impl Fn(usize) -> bool) -> Self {
-        for (place, source) in self.sources.iter_mut().enumerate() {
-            *source = source.filter(|_| wanted(place));
+    /// A layer that is left out, of which the store need not have the blob.
+    pub fn absent(layer: &Layer, store: &Store) -> Self {
+        let plain = unpacked(layer, store).map(|size| as_tar(layer, size));
+        Self {
+            layer: plain.unwrap_or_else(|| layer.clone()),
+            source: None,
         }
-        self
+    }
+
+    /// The layer as the archive describes it.
+    pub fn layer(&self) -> &Layer {
+        &self.layer
+    }
+
+    /// Leaves the layer out.
+    pub fn leave_out(&mut self) {
+        self.source = None;
+    }
+
+    /// What is written of it.
+    pub fn blob(&self) -> Option<Blob> {
+        self.source.map(|source| Blob {
+            digest: self.layer.digest,
+            size: self.layer.size,
+            source,
+        })
+    }
+}
+
+impl Contents {
+    /// An image whose layers are packed like this. They are the image's, in its order.
+    ///
+    /// # Errors
+    /// When the image's manifest is none.
+    pub fn new(image: &Image, packed: &[Packed]) -> Result<Self> {
+        let layers = image.layers.iter().zip(packed);
+        let same = |(ours, packed): (&Layer, &Packed)| ours.digest == packed.layer.digest;
+        // What the manifest says of a layer that stays as it is stays too.
+        let layer = |pair: (&Layer, &Packed)| match same(pair) {
+            true => pair.0.clone(),
+            false => pair.1.layer.clone(),
+        };
+        let image = match layers.clone().all(same) {
+            true => image.clone(),
+            false => image.with_layers(layers.map(layer).collect())?,
+        };
+        Ok(Self {
+            image,
+            sources: packed.iter().map(|packed| packed.source).collect(),
+        })
+    }
+
+    /// The layers as the store has them.
+    ///
+    /// # Errors
+    /// As [`Contents::new`].
+    pub fn stored(image: &Image) -> Result<Self> {
+        let packed: Vec<_> = image.layers.iter().map(Packed::stored).collect();
+        Self::new(image, &packed)
+    }
+
+    /// The layers as [`Packed::plain`] has them.
+    ///
+    /// # Errors
+    /// When a blob is missing or damaged.
+    pub fn plain(image: &Image, store: &Store) -> Result<Self> {
+        let layers = image.layers.iter();
+        let packed: Result<Vec<_>> = layers.map(|layer| Packed::plain(layer, store)).collect();
+        Self::new(image, &packed?)
     }
 
     /// The image as the archive describes it.
     pub fn image(&self) -> &Image {
         &self.image
-    }
-
-    /// The size of the layers to write in bytes.
-    pub fn size(&self) -> u64 {
-        self.blobs().iter().map(|blob| blob.size).sum()
-    }
-
-    /// The size of all layers in bytes, with those left out as far as their tars were measured.
-    pub fn whole_size(&self) -> u64 {
-        let mut seen = BTreeSet::new();
-        let layers = self.image.layers.iter();
-        let once = layers.filter(|layer| seen.insert(layer.digest));
-        once.map(|layer| layer.size).sum()
     }
 
     /// The layers to write, each once.
@@ -123,33 +175,9 @@ impl Contents {
 }
 
 impl Blob {
-    /// A layer as the store has it.
-    pub fn stored(layer: &BuiltLayer) -> Self {
-        let source = Source {
-            stored: layer.digest,
-            unpack: Packing::Plain,
-        };
-        Self {
-            digest: layer.digest,
-            size: layer.size,
-            source,
-        }
-    }
-
-    /// A layer as the plain tar that [`Contents::plain`] has of it; none where its size is not known.
-    ///
-    /// # Errors
-    /// When the store lacks it.
-    pub fn plain(layer: &BuiltLayer, store: &Store) -> Result<Option<Self>> {
-        let unpack = media::sniff_blob(store, &layer.digest)?;
-        Ok(layer.unpacked.map(|size| Self {
-            digest: layer.diff_id.0,
-            size,
-            source: Source {
-                stored: layer.digest,
-                unpack,
-            },
-        }))
+    /// The size of what is written, in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// The bytes to write.
@@ -158,24 +186,6 @@ impl Blob {
         let stored = store.open_blob(&self.source.stored)?;
         self.source.unpack.decoder(stored).map_err(failed)
     }
-}
-
-fn plain(layer: &Layer, store: &Store) -> Result<(Layer, Source)> {
-    let as_is = Source {
-        stored: layer.digest,
-        unpack: Packing::Plain,
-    };
-    let packing = media::sniff_blob(store, &layer.digest)?;
-    let size = match (packing, unpacked(layer, store)) {
-        (Packing::Plain, _) | (Packing::Gzip, None) => return Ok((layer.clone(), as_is)),
-        (_, Some(size)) => size,
-        (Packing::Zstd, None) => count(layer, packing, store)?,
-    };
-    let source = Source {
-        unpack: packing,
-        ..as_is
-    };
-    Ok((as_tar(layer, size), source))
 }
 
 /// The layer as a plain tar of that size.
@@ -252,6 +262,10 @@ mod tests {
         image.with_layers(layers).unwrap()
     }
 
+    fn size_of(contents: &Contents) -> u64 {
+        contents.blobs().iter().map(Blob::size).sum()
+    }
+
     fn read(blob: &Blob, store: &Store) -> Vec<u8> {
         let mut bytes = Vec::new();
         blob.open(store).unwrap().read_to_end(&mut bytes).unwrap();
@@ -273,7 +287,7 @@ mod tests {
             layer(&store, media::OCI_ZSTD, b"rat", &zstd),
             ours,
         ]);
-        let plain = Contents::plain(&stored, &store, |_| true).unwrap();
+        let plain = Contents::plain(&stored, &store).unwrap();
         let told = Manifest::parse(&plain.image().manifest).unwrap().layers;
         let told: Vec<_> = told
             .iter()
@@ -294,13 +308,16 @@ mod tests {
             .map(|blob| read(blob, &store))
             .collect();
         assert_eq!(written, [gz, b"rat".to_vec(), b"tar".to_vec()]);
-        assert_eq!(plain.size(), of_base.size + 6);
-        let top: Vec<_> = plain.only(|place| place > 1).blobs();
+        assert_eq!(size_of(&plain), of_base.size + 6);
+        let mut packed = vec![Packed::stored(&of_base); 2];
+        packed.iter_mut().for_each(Packed::leave_out);
+        packed.push(Packed::plain(&stored.layers[2], &store).unwrap());
+        let top = Contents::new(&stored, &packed).unwrap().blobs();
         assert_eq!(
             top.iter().map(|blob| blob.digest).collect::<Vec<_>>(),
             [tar]
         );
-        let unchanged = Contents::stored(&stored);
+        let unchanged = Contents::stored(&stored).unwrap();
         assert_eq!(unchanged.image().digest, stored.digest);
     }
 
@@ -314,7 +331,7 @@ mod tests {
             .annotations
             .insert(KEY_ANNOTATION.into(), key.to_string());
         let image = image(vec![layer.clone()]);
-        let size = || Contents::plain(&image, &store, |_| true).unwrap().size();
+        let size = || size_of(&Contents::plain(&image, &store).unwrap());
         assert_eq!(size(), layer.size);
         let built = BuiltLayer {
             diff_id: layer.diff_id,
@@ -332,8 +349,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let layer = layer(&store, media::OCI_TAR, b"tar", b"tar");
-        let twice = Contents::stored(&image(vec![layer.clone(), layer.clone()]));
-        assert_eq!((twice.blobs().len(), twice.size()), (1, 3));
-        assert_eq!(twice.only(|place| place == 1).blobs().len(), 1);
+        let image = image(vec![layer.clone(), layer.clone()]);
+        let twice = Contents::stored(&image).unwrap();
+        assert_eq!((twice.blobs().len(), size_of(&twice)), (1, 3));
+        let packed = [Packed::absent(&layer, &store), Packed::stored(&layer)];
+        assert_eq!(Contents::new(&image, &packed).unwrap().blobs().len(), 1);
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 pub use archive::{Archive, ArchiveKind, write_archive};
-pub use contents::{Blob, Contents};
+pub use contents::{Blob, Contents, Packed};
 pub use layout::write_layout;
 
 use crate::{

@@ -1,7 +1,8 @@
 //! A real Docker daemon: loading, running, the daemon as a base, and what is said without one.
 
-mod delta;
+pub(crate) mod delta;
 mod faults;
+pub(crate) mod parts;
 mod reports;
 mod saved;
 

@@ -13,6 +13,10 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
+    docker::{
+        delta::zstd_base,
+        parts::{lowest, parts},
+    },
     faulty::{Fault, Faulty, wait_for_files},
     mini::{Mini, env, names, tzdata},
     support::{Output, Project, Proxy, Tricks, fixture},
@@ -66,7 +70,11 @@ impl Held {
     }
 
     fn build(&self, args: &[&str]) -> Output {
-        let build = ["build", "env.yml", "--base", "scratch"];
+        self.build_on("scratch", args)
+    }
+
+    fn build_on(&self, base: &str, args: &[&str]) -> Output {
+        let build = ["build", "env.yml", "--base", base];
         self.project.imgbuild(&[&build, args].concat())
     }
 }
@@ -181,10 +189,13 @@ fn a_build_that_fails_leaves_nothing_in_the_daemon() {
     let proxy = daemon(&held);
     held.project = held.project.with_env("DOCKER_HOST", proxy.host());
     let name = format!("it-docker:early-failed-{}", std::process::id());
-    let output = held.build(&["-t", &name, "--load"]);
+    // Large enough to be a part of its own.
+    zstd_base(&held.project.path("zbase"), &name);
+    let output = held.build_on("oci:zbase", &["-t", &name, "--load"]);
     assert_ne!(output.status, 0);
+    assert!(parts(&lowest(&held.project)).is_empty());
     assert!(output.stderr.contains(tzdata()), "{}", output.stderr);
-    assert_eq!(proxy.loads().len(), 1);
+    assert!(!proxy.loads().is_empty());
     assert!(!docker(&["inspect", &name]).status.success());
 
     held.armed.store(false, Ordering::Relaxed);

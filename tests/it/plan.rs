@@ -13,7 +13,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use imgbuild::{
     base::{BaseImage, BaseSource, Ground, tree::BaseTree},
-    build::{self, Tools},
+    build::{self, Order, Tools},
     cache_from::CacheFrom,
     digest::Digest,
     error::Exit,
@@ -272,6 +272,8 @@ fn build_with(
         cache_from: &CacheFrom::default(),
         natives: &[],
         made: &|_| {},
+        next: &|_| {},
+        order: Order::LargestFirst,
     };
     let ground = Ground {
         image: BaseImage::scratch(),
