@@ -119,12 +119,13 @@ def rows(table, setting, part, project, images, rival):
     project.drop_cache()
     mine = project.build("-t", ours, "--push")
     table.add(part, "imgbuild build --push, nothing downloaded, s", mine.wall)
-    table.add(part, "cold to a pushed image, faster", (built.wall + pushed.wall) / mine.wall, "x", at_least=10)
+    table.add(part, "that, faster", (built.wall + pushed.wall) / mine.wall, "x")
     # Another prefix makes every layer another one, which the registry lacks as well.
     again = images.name("again", "1")
     downloaded = project.build("-t", again, "--push", "--prefix", "/opt/again")
     table.add(part, "imgbuild build --push, packages downloaded, s", downloaded.wall)
-    table.add(part, "that, faster", (built.wall + pushed.wall) / downloaded.wall, "x")
+    faster = (built.wall + pushed.wall) / downloaded.wall
+    table.add(part, "cold to a pushed image, faster", faster, "x", at_least=10)
     size = [sum(images.layers(image).values()) / 1e6 for image in (theirs, ours)]
     table.add(part, "image of docker push, MB", size[0])
     table.add(part, "image of imgbuild over docker's", size[1] / size[0], "x", at_most=1)
