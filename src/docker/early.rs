@@ -30,12 +30,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(300);
 ///
 /// Dropping it, or [`Early::stop`], ends what was begun, and leaves nothing in the daemon.
 pub struct Early {
-    /// The daemon.
-    pub daemon: Daemon,
-    /// Where the layers are.
-    pub store: Store,
-    /// Progress.
-    pub reporter: Reporter,
+    daemon: Daemon,
+    store: Store,
+    reporter: Reporter,
     asked: Asked,
     begun: Mutex<Option<Begun>>,
 }
@@ -85,12 +82,8 @@ impl Early {
         let begun = self.lock().take();
         match begun {
             Some(begun) => begun.finished().await,
-            None => self.climb().await,
+            None => self.goal().await.map(Climb::new),
         }
-    }
-
-    async fn climb(&self) -> Result<Climb> {
-        self.goal().await.map(Climb::new)
     }
 
     /// Where the layers go, once the daemon has said what it is.
