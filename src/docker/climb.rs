@@ -40,6 +40,11 @@ impl Goal {
         self.known.store == ImageStore::Classic
     }
 
+    /// Begins to show that `total` bytes, if that is known, are sent.
+    fn show(&self, total: Option<u64>) -> Shown {
+        Shown::start(&self.reporter, self.daemon.facts.name(), total)
+    }
+
     /// How many bytes are sent of a layer, as far as that is known.
     fn size_of(&self, layer: &Layer) -> u64 {
         let plain = layer.unpacked.filter(|_| self.is_classic());
@@ -162,7 +167,7 @@ impl Climb {
             rest.push((layer, has));
         }
         if self.is_idle() && total > 0 {
-            self.shown = Some(Shown::start(&self.goal.reporter, Some(total)));
+            self.shown = Some(self.goal.show(Some(total)));
         }
         for (layer, has) in rest {
             self.put(layer, has).await;
@@ -232,17 +237,11 @@ impl Climb {
         if let (None, Some(below)) = (&self.sending, &mut self.unpacking) {
             below.written().await;
         }
-        let Goal {
-            daemon,
-            store,
-            reporter,
-            ..
-        } = &self.goal;
+        let goal = &self.goal;
         if self.sending.is_none() {
-            let shown = self
-                .shown
-                .get_or_insert_with(|| Shown::start(reporter, None));
-            let transfer = Transfer::start(&daemon.docker, shown, store, reporter);
+            let shown = self.shown.get_or_insert_with(|| goal.show(None));
+            let docker = &goal.daemon.docker;
+            let transfer = Transfer::start(docker, shown, &goal.store, &goal.reporter);
             self.sending = Some(transfer.map_err(Failure::Other)?);
         }
         let lost = || Failure::Other(Error::new(Exit::Internal, "a transfer was lost"));

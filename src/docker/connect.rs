@@ -69,10 +69,14 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The daemon's name and version: `Docker 20.10.24`.
+    /// The engine's name.
+    pub fn name(&self) -> &'static str {
+        if self.podman { "Podman" } else { "Docker" }
+    }
+
+    /// The engine's name and the daemon's version: `Docker 20.10.24`.
     pub fn title(&self) -> String {
-        let name = if self.podman { "Podman" } else { "Docker" };
-        format!("{name} {}", self.server)
+        format!("{} {}", self.name(), self.server)
     }
 }
 

@@ -116,7 +116,7 @@ impl Load<'_> {
             return Ok(None);
         };
         for name in lacking {
-            tag(self.docker(), &id, name).await?;
+            self.tag(&id, name).await?;
         }
         self.verified().await.map(Some)
     }
@@ -136,14 +136,15 @@ impl Load<'_> {
                     }
                 }
                 Err(Failure::Refused(why)) if why.contains(DISK_FULL) => {
-                    return Err(refused(REFUSES, why));
+                    return Err(self.refused(REFUSES, why));
                 }
                 Err(Failure::Other(error)) => return Err(error),
                 Err(Failure::Refused(_)) => {}
             }
-            self.goal
-                .reporter
-                .step("Docker has not all layers that it told of: sending the whole image");
+            self.goal.reporter.step(format!(
+                "{} has not all layers that it told of: sending the whole image",
+                self.goal.daemon.facts.name()
+            ));
             self.forget(&absent).await;
             wasted = bytes;
             climb = Climb::whole(self.goal.clone());
@@ -155,7 +156,7 @@ impl Load<'_> {
                 id: self.classic_id(),
                 loaded,
             }),
-            Err(Failure::Refused(why)) => Err(refused(REFUSES, why)),
+            Err(Failure::Refused(why)) => Err(self.refused(REFUSES, why)),
             Err(Failure::Other(error)) => Err(error),
         }
     }
@@ -229,7 +230,7 @@ impl Load<'_> {
                 Err(e) if is_absent(&e) || is_garbled(&e) => {}
                 Err(e) => {
                     let what = "does not say whether it holds the image";
-                    return Err(refused(what, words(&e)));
+                    return Err(self.refused(what, words(&e)));
                 }
             }
         }
@@ -245,23 +246,46 @@ impl Load<'_> {
         let mut held = None;
         for name in self.names {
             let found = self.docker().inspect_image(name).await;
-            let found = found
-                .map_err(|e| refused(&format!("took the image but not as '{name}'"), words(&e)))?;
+            let found = found.map_err(|e| {
+                self.refused(&format!("took the image but not as '{name}'"), words(&e))
+            })?;
             let id = found.id.clone().unwrap_or_default();
             if !is_id_of(self.image, Some(&id)) {
                 let expected = self.image.config_digest;
                 let why = format!("its ID is {id}, expected {expected}");
-                return Err(refused(&format!("holds another image as '{name}'"), why));
+                return Err(self.refused(&format!("holds another image as '{name}'"), why));
             }
             held = is_unpacked(self.image, &found).then_some(id);
         }
         match held {
             Some(id) => Ok(id),
-            None => self
-                .held_id()
-                .await?
-                .ok_or_else(|| refused("took the image but does not hold it", "no such ID".into())),
+            None => self.held_id().await?.ok_or_else(|| {
+                self.refused("took the image but does not hold it", "no such ID".into())
+            }),
         }
+    }
+
+    async fn tag(&self, id: &str, name: &str) -> Result<()> {
+        let (repository, tag) = split_name(name);
+        let options = TagImageOptionsBuilder::new()
+            .repo(repository)
+            .tag(tag)
+            .build();
+        let tagged = self.docker().tag_image(id, Some(options)).await;
+        tagged.map_err(|e| self.refused(&format!("does not take the name '{name}'"), words(&e)))
+    }
+
+    /// What the daemon does not do, and why.
+    fn refused(&self, what: &str, why: String) -> Error {
+        let engine = self.goal.daemon.facts.name();
+        let error = Error::environment(format!("the {engine} daemon {what}"));
+        if why.contains(DISK_FULL) {
+            let command = engine.to_lowercase();
+            return error.why(why).hint(format!(
+                "make room on the daemon's disk: {command} system prune"
+            ));
+        }
+        error.why(why)
     }
 }
 
@@ -284,34 +308,12 @@ pub(crate) fn is_id_of(image: &Image, id: Option<&str>) -> bool {
     id.is_some_and(|id| ours.iter().any(|our| our == id))
 }
 
-async fn tag(docker: &Docker, id: &str, name: &str) -> Result<()> {
-    let (repository, tag) = split_name(name);
-    let options = TagImageOptionsBuilder::new()
-        .repo(repository)
-        .tag(tag)
-        .build();
-    docker
-        .tag_image(id, Some(options))
-        .await
-        .map_err(|e| refused(&format!("does not take the name '{name}'"), words(&e)))
-}
-
 /// Repository and tag; a colon before a slash is a registry's port.
 fn split_name(name: &str) -> (&str, &str) {
     match name.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, tag),
         _ => (name, "latest"),
     }
-}
-
-fn refused(what: &str, why: String) -> Error {
-    let error = Error::environment(format!("the Docker daemon {what}"));
-    if why.contains(DISK_FULL) {
-        return error
-            .why(why)
-            .hint("make room on the daemon's disk: docker system prune");
-    }
-    error.why(why)
 }
 
 #[cfg(test)]

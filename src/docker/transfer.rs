@@ -64,13 +64,13 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// Begins to show that `total` bytes, if that is known, are sent.
-    pub(super) fn start(reporter: &Reporter, total: Option<u64>) -> Self {
+    /// Begins to show that `total` bytes, if that is known, are sent to this engine.
+    pub(super) fn start(reporter: &Reporter, engine: &str, total: Option<u64>) -> Self {
         let task =
-            |what: &str, total| Arc::new(reporter.bytes(Activity::new(Step::Load, what), total));
+            |what: String, total| Arc::new(reporter.bytes(Activity::new(Step::Load, what), total));
         Self {
-            sent: task("to Docker", total),
-            unpacked: task("Docker unpacks", None),
+            sent: task(format!("to {engine}"), total),
+            unpacked: task(format!("{engine} unpacks"), None),
         }
     }
 }
@@ -163,7 +163,7 @@ impl Transfer {
     /// Waits for what the daemon says of the image.
     pub(super) async fn answer(&mut self) -> Result<Loaded, Failure> {
         let lost = || {
-            let error = Error::new(Exit::Internal, "the transfer to Docker broke off");
+            let error = Error::new(Exit::Internal, "the transfer to the daemon broke off");
             Failure::Other(error)
         };
         let Some(result) = &mut self.result else {
@@ -270,7 +270,7 @@ fn failure(error: &DockerError) -> Failure {
             Failure::Refused(words(error))
         }
         other => {
-            let error = Error::environment("the transfer to the Docker daemon broke off");
+            let error = Error::environment("the transfer to the daemon broke off");
             Failure::Other(error.why(words(other)))
         }
     }
@@ -329,7 +329,7 @@ mod tests {
         let path = socket.to_string_lossy();
         let docker = Docker::connect_with_unix(&path, 120, API_DEFAULT_VERSION).unwrap();
         let reporter = Reporter::stderr(true);
-        let shown = Shown::start(&reporter, None);
+        let shown = Shown::start(&reporter, "Docker", None);
         let mut transfer = Transfer::start(&docker, &shown, &store, &reporter).unwrap();
         transfer.layer(Packed::stored(&layer).blob().unwrap());
         let answer = tokio::time::timeout(Duration::from_secs(60), transfer.answer()).await;
