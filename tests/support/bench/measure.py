@@ -64,8 +64,10 @@ class Watch:
 
 
 def cost(command, env=None, disk=(), cwd=None):
-    """Runs a command to its end; one that fails ends the bench with what it said."""
+    """Runs a command to its end; one that fails ends the bench with what it said. What earlier ones left to be written
+    is written first, and not on this one's account."""
     command = [str(word) for word in command]
+    os.sync()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors, Watch(disk) as watch:
         begun = time.monotonic()
         process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=errors)
