@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import urllib.request
 
-from measure import cost
+from measure import cost, least
 from project import LARGER, SMALL
 
 LABEL = "dev.imgbuild.bench"
@@ -185,7 +185,7 @@ def into_daemon(table, setting, part, project, images, rival, built):
         # The first load after a docker build takes seconds more, whoever loads.
         for step in (build, load) if number % 2 == 0 else (load, build):
             step()
-    theirs, ours, ready = (min(cost.wall for cost in costs) for costs in (theirs, ours, ready))
+    theirs, ours, ready = (least(costs).wall for costs in (theirs, ours, ready))
     table.add(part, "docker build, the best of as many, s", theirs)
     table.add(part, "imgbuild build --load, cold layers, s", ours)
     table.add(part, "docker load of a ready plain archive, s", ready)
@@ -195,16 +195,17 @@ def into_daemon(table, setting, part, project, images, rival, built):
 
 def code_change(table, setting, part, project, images, rival, theirs):
     """A line of code into the daemon, in turns, with everything else there."""
-    ours = images.name("code", "1")
-    project.build("-t", ours, "--load")
-    builds = (lambda: rival.build(theirs), lambda: images.moved(ours, lambda: project.build("-t", ours, "--load")))
-    times = [[], []]
+    name = images.name("code", "1")
+    project.build("-t", name, "--load")
+    docker, ours = [], []
     for number in range(2 * setting.runs):
-        for build, walls in zip(builds, times):
-            project.change_code(f"{number}, {len(walls)}, {build is builds[0]}")
-            walls.append(build().wall)
-    table.add(part, "code changed: docker build, cached, s", min(times[0]))
-    table.add(part, "code changed: build --load over docker build", min(times[1]) / min(times[0]), "x", at_most=1)
+        project.change_code(f"{number}, 'docker'")
+        docker.append(rival.build(theirs))
+        project.change_code(f"{number}, 'imgbuild'")
+        ours.append(images.moved(name, lambda: project.build("-t", name, "--load")))
+    docker, ours = least(docker).wall, least(ours).wall
+    table.add(part, "code changed: docker build, cached, s", docker)
+    table.add(part, "code changed: build --load over docker build", ours / docker, "x", at_most=1)
 
 
 def imports(table, setting, part, images, theirs):
@@ -230,14 +231,15 @@ def pulls(table, setting, part, project, images, theirs, built):
     names = [theirs, *(name for codec, name in ours.items() if codec == "gzip" or reads_zstd())]
     pulled = {name: [] for name in names}
     for _ in range(rounds(setting, built)):
-        for name, walls in pulled.items():
-            walls.append(cost(["docker", "pull", "-q", name]).wall)
+        for name, costs in pulled.items():
+            costs.append(cost(["docker", "pull", "-q", name]))
             images.remove(name)
-    least = min(pulled[theirs])
-    table.add(part, "docker pull of docker build's image, s", least)
+    docker = least(pulled[theirs]).wall
+    table.add(part, "docker pull of docker build's image, s", docker)
     for codec, name in ours.items():
         if name in pulled:
-            table.add(part, f"pull of imgbuild's ({codec}) over docker's", min(pulled[name]) / least, "x", at_most=1)
+            ratio = least(pulled[name]).wall / docker
+            table.add(part, f"pull of imgbuild's ({codec}) over docker's", ratio, "x", at_most=1)
         else:
             table.skipped(f"{part}: pull of imgbuild's ({codec})", "this Docker does not read it")
 
